@@ -1,0 +1,39 @@
+"""Moves weights between the twins bit for bit, and proves that both compute the same.
+
+Importing this imports neither torch nor jax: each comes with its first model.
+"""
+
+from parity.check import check
+from parity.checkpoint import StateDict, load
+from parity.convert import Conversion, convert
+from parity.download import download
+from parity.errors import CheckpointError, DownloadError, OutputError
+from parity.images import load_image
+from parity.report import Report
+from parity.samples import random_images, random_state
+from parity.state import cast, entries, load_state_dict, state_dict
+from parity.summary import Layer, layers
+from parity.writing import save
+
+__all__ = [
+    "CheckpointError",
+    "Conversion",
+    "DownloadError",
+    "Layer",
+    "OutputError",
+    "Report",
+    "StateDict",
+    "cast",
+    "check",
+    "convert",
+    "download",
+    "entries",
+    "layers",
+    "load",
+    "load_image",
+    "load_state_dict",
+    "random_images",
+    "random_state",
+    "save",
+    "state_dict",
+]

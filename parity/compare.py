@@ -1,0 +1,89 @@
+"""How far one array is from another, with the place where it is farthest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity.taps import Shape
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Distance of an array from its reference.
+
+    Args:
+        l2: 2-norm of the difference over the 2-norm of the reference.
+        max: maximum norm of the difference over the maximum norm of the reference.
+        worst: index of the largest difference, (n, c, h, w) for a map.
+        value: what stands there.
+        expected: what the reference has there.
+        finite: whether both arrays are finite throughout.
+    """
+
+    l2: float
+    max: float
+    worst: Shape
+    value: float
+    expected: float
+    finite: bool
+
+
+def deviation(value: np.ndarray, reference: np.ndarray) -> Deviation:
+    """Measures in float64 how far an array is from its reference.
+
+    Raises:
+        ValueError: the shapes differ. Nothing is ever broadcast.
+    """
+    if value.shape != reference.shape:
+        raise ValueError(f"shapes differ: {value.shape} and {reference.shape}")
+    finite = bool(np.isfinite(value).all() and np.isfinite(reference).all())
+    reference = np.asarray(reference, np.float64)
+    with np.errstate(invalid="ignore"):  # inf - inf: reported as not finite
+        error = np.abs(np.asarray(value, np.float64) - reference)
+    worst = np.unravel_index(int(error.argmax()), error.shape) if error.size else ()
+    return Deviation(
+        l2=_ratio(np.linalg.norm(error.ravel()), np.linalg.norm(reference.ravel())),
+        max=_ratio(error.max(initial=0.0), np.abs(reference).max(initial=0.0)),
+        worst=tuple(int(i) for i in worst),
+        value=float(value[worst]) if error.size else 0.0,
+        expected=float(reference[worst]) if error.size else 0.0,
+        finite=finite,
+    )
+
+
+def differing_bits(
+    a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]
+) -> dict[str, str]:
+    """Compares two states as integers: NaN payloads and the sign of zero count.
+
+    Returns:
+        What differs, by name of the entry; empty if the states are identical.
+    """
+    differences = {}
+    for name in [*a, *(name for name in b if name not in a)]:
+        if name not in a or name not in b:
+            differences[name] = "only in one"
+        elif (a[name].dtype, a[name].shape) != (b[name].dtype, b[name].shape):
+            differences[name] = (
+                f"{a[name].dtype.name} {a[name].shape} and "
+                f"{b[name].dtype.name} {b[name].shape}"
+            )
+        else:
+            count = int((as_bits(a[name]) != as_bits(b[name])).sum())
+            if count:
+                differences[name] = f"{count} of {a[name].size} values differ"
+    return differences
+
+
+def as_bits(array: np.ndarray) -> np.ndarray:
+    """Returns an array's values as unsigned integers of the same width."""
+    return np.array(array, order="C").view(f"u{array.dtype.itemsize}")
+
+
+def _ratio(error: np.floating, norm: np.floating) -> float:
+    if error == 0:
+        return 0.0
+    return float(error / norm) if norm > 0 else float("inf")

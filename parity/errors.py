@@ -1,0 +1,66 @@
+"""What goes wrong with files and weights, in one line that names the way out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+_SHOWN = 5
+
+
+class CheckpointError(ValueError):
+    """Weights, or a file of weights, that cannot be used. Nothing has been changed.
+
+    Args:
+        problems: what is wrong: one clause, or clauses by kind (``missing`` and such).
+        path: the file, if there is one.
+        advice: what to do about it, one sentence without its full stop.
+
+    Attributes:
+        problems: every problem, complete; the message shows the first few of a kind.
+    """
+
+    def __init__(
+        self,
+        problems: str | Mapping[str, Sequence[str]],
+        *,
+        path: str | os.PathLike[str] | None = None,
+        advice: str | None = None,
+    ) -> None:
+        self.path = path
+        self._said, self._advice = problems, advice
+        if isinstance(problems, str):
+            self.problems = [problems]
+            text = problems
+        else:
+            self.problems = [
+                f"{k}: {p}" for k, group in problems.items() for p in group
+            ]
+            text = "; ".join(
+                _shorten(k, group) for k, group in problems.items() if group
+            )
+        if path is not None:
+            text = f"{os.fspath(path)}: {text}"
+        if advice is not None:
+            text = f"{text}. {advice}"
+        super().__init__(text)
+
+    def at(self, path: str | os.PathLike[str]) -> CheckpointError:
+        """Returns the same error, about this file."""
+        return CheckpointError(self._said, path=path, advice=self._advice)
+
+
+def _shorten(kind: str, group: Sequence[str]) -> str:
+    text = f"{kind}: {', '.join(group[:_SHOWN])}"
+    return text if len(group) <= _SHOWN else f"{text} and {len(group) - _SHOWN} more"
+
+
+class OutputError(OSError):
+    """A file that cannot be written. What stood there before stands there still."""
+
+    def __init__(self, path: str | os.PathLike[str], problem: str, advice: str) -> None:
+        super().__init__(f"{os.fspath(path)}: {problem}. {advice}")
+
+
+class DownloadError(OSError):
+    """Published weights that could not be fetched. No unverified file stays."""

@@ -1,0 +1,28 @@
+"""Runs an exported JAX program in x64 mode, in a process of its own.
+
+x64 mode changes the dtype of every literal, so it has no place in a process that also
+measures float32. Called as ``python float64_worker.py FOLDER`` with ``program.bin`` and
+``inputs.npz`` (arguments in order) in the folder; leaves ``0.npy``, ``1.npy`` … there.
+Imports nothing of this project: the program is the caller's, traced by the caller.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+
+def main(folder: Path) -> None:
+    """Runs the program in the folder on the arguments there; leaves its results."""
+    os.environ["JAX_ENABLE_X64"] = "1"
+    import jax.export
+    import numpy as np
+
+    program = jax.export.deserialize(bytearray((folder / "program.bin").read_bytes()))
+    with np.load(folder / "inputs.npz") as inputs:
+        outputs = program.call(*(inputs[name] for name in inputs.files))
+    for index, output in enumerate(outputs):
+        np.save(folder / f"{index}.npy", np.asarray(output))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,79 @@
+"""From a photograph to the network's input, the way torchvision's presets go."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from resnet_spec import PublishedWeights
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+Size = tuple[int, int]
+
+
+def load_image(
+    path: str | os.PathLike[str], weights: PublishedWeights | None = None
+) -> np.ndarray:
+    """Reads and preprocesses a photograph.
+
+    Args:
+        path: any image that PIL opens.
+        weights: the published weights whose preprocessing is wanted; without any, that
+            of torchvision's first ones: short side to 256, centre crop 224.
+
+    Returns:
+        float32 of shape (1, 3, 224, 224); bit for bit what torchvision's preset
+        computes from the same PIL image in RGB.
+
+    Raises:
+        ValueError: the file is missing or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            rgb = image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{Path(path)}: is no image that PIL can read") from error
+    except OSError as error:
+        raise ValueError(
+            f"{Path(path)}: cannot be read ({error.strerror or error})"
+        ) from error
+    if weights is None:
+        return preprocess(rgb)
+    return preprocess(rgb, resize=weights.resize, crop=weights.crop)
+
+
+def preprocess(image: Image.Image, *, resize: int = 256, crop: int = 224) -> np.ndarray:
+    """Resizes the short side, crops the centre, scales to [0, 1] and normalises.
+
+    Args:
+        image: in RGB.
+        resize: the short side, in pixels; bilinear, antialiased as PIL always does.
+        crop: side of the square, in pixels; not above the short side.
+
+    Returns:
+        float32 of shape (1, 3, crop, crop).
+
+    Raises:
+        ValueError: the crop does not fit.
+    """
+    if crop > resize:
+        raise ValueError(f"crop is {crop}; it must be at most resize, {resize}")
+    width, height = image.size
+    short = min(width, height)
+    if short != resize:
+        # torchvision truncates the long side.
+        size = (int(resize * width / short), int(resize * height / short))
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    width, height = image.size
+    left, top = round((width - crop) / 2), round((height - crop) / 2)
+    image = image.crop((left, top, left + crop, top + crop))
+    pixels = np.asarray(image, np.float32).transpose(2, 0, 1)
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (MEAN, STD))
+    # In float32 and in this order: x/255, then -mean, then /std. No two steps commute.
+    normal = (pixels / np.float32(255) - mean) / std
+    return np.ascontiguousarray(normal)[None]

@@ -1,0 +1,136 @@
+"""The result of a check: the verdict, where the twins part, and every figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from parity.gates import GateResult, Row
+from parity.taps import Shape
+from parity.text import table
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Args:
+        gates: the verdicts, in order.
+        shapes: shape of every tap of the reference, in the order of computation.
+        setting: what was checked and with what: versions, threads, digests.
+    """
+
+    gates: tuple[GateResult, ...]
+    shapes: Mapping[str, Shape]
+    setting: Mapping[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every gate passed."""
+        return all(gate.ok for gate in self.gates)
+
+    @property
+    def first_divergence(self) -> str | None:
+        """Name of the first tap or entry that is out of the first gate that failed."""
+        for gate in self.gates:
+            if gate.failures:
+                return gate.failures[0].name
+        return None
+
+    def gate(self, name: str) -> GateResult:
+        """Returns the verdict of one gate.
+
+        Raises:
+            KeyError: this gate was not part of the check.
+        """
+        for gate in self.gates:
+            if gate.gate == name:
+                return gate
+        raise KeyError(name)
+
+    def to_json(self) -> str:
+        """Returns everything as a JSON object."""
+        return json.dumps(
+            {
+                "ok": self.ok,
+                "first_divergence": self.first_divergence,
+                "setting": self.setting,
+                "gates": [
+                    {"gate": g.gate, "what": g.what, "ok": g.ok, "skipped": g.skipped}
+                    | {"rows": [asdict(row) for row in g.rows]}
+                    for g in self.gates
+                ],
+            },
+            default=str,
+        )
+
+    def layer_table(self) -> str:
+        """Returns one line per tap: shape, both twins' errors, the worst place."""
+        rows: dict[str, dict[str, Row]] = {tap: {} for tap in self.shapes}
+        for gate in self.gates:
+            for row in gate.rows if gate.gate in ("G1", "G2") else ():
+                rows.setdefault(row.name, {})[gate.gate] = row
+        lines = [_layer_line(tap, self.shapes.get(tap), by) for tap, by in rows.items()]
+        heads = (
+            *("tap", "shape", "float64", "e torch", "e flax", "ratio"),
+            *("worst at", "flax", "reference", ""),
+        )
+        return table(heads, lines)
+
+    def gate_table(self) -> str:
+        """Returns one line per gate: what it judged, its worst figure, its verdict."""
+        lines = []
+        for gate in self.gates:
+            failed, worst = len(gate.failures), gate.worst
+            verdict = "skipped" if gate.skipped else "pass" if gate.ok else "FAIL"
+            figure = limit = at = ""
+            if failed:
+                at = f"{failed} of {len(gate.rows)} fail, first {gate.failures[0].name}"
+            elif worst is not None and worst.limit:
+                figure, limit = f"{worst.error:.1e}", f"{worst.limit:.1e}"
+                at = f"{len(gate.rows)} within, closest {worst.name}"
+            elif worst is not None:
+                noted = [row for row in gate.rows if row.note]
+                at = f"{len(gate.rows)} equal" + "".join(
+                    f"; {row.name} {row.note}" for row in noted
+                )
+            lines.append((gate.gate, gate.what, verdict, figure, limit, at))
+        return table(("gate", "what", "verdict", "error", "limit", ""), lines)
+
+    def verdict(self) -> str:
+        """Returns the verdict in one line."""
+        if self.ok:
+            return "PASS: both compute the same network"
+        gate = next(gate for gate in self.gates if not gate.ok)
+        if not gate.failures:
+            return f"FAIL: {gate.gate} ({gate.what}) had nothing to judge"
+        row = gate.failures[0]
+        where = f"{row.name} {row.note}".rstrip()
+        return f"FAIL: {gate.gate} ({gate.what}): first divergence at {where}"
+
+    def __str__(self) -> str:
+        return f"{self.layer_table()}\n\n{self.gate_table()}\n\n{self.verdict()}"
+
+
+def _layer_line(
+    tap: str, shape: Shape | None, rows: Mapping[str, Row]
+) -> tuple[str, ...]:
+    size = "x".join(map(str, shape)) if shape else "-"
+    g1, g2 = rows.get("G1"), rows.get("G2")
+    float64 = f"{g1.error:.1e}" if g1 else ""
+    line = (tap, size, float64)
+    if g2 is not None and g2.figures:
+        torch, flax = g2.figures["torch"], g2.figures["flax"]
+        line += (
+            f"{torch['l2']:.1e}",
+            f"{flax['l2']:.1e}",
+            f"{g2.figures['ratio']:.2f}",
+        )
+        line += (",".join(map(str, flax["worst"])),)
+        line += (f"{flax['value']:.6g}", f"{flax['expected']:.6g}")
+    else:
+        line += ("",) * 6
+    bad = [row for row in rows.values() if not row.ok]
+    return (*line, " ".join(f"< FAIL {row.note}".rstrip() for row in bad[:1]))

@@ -1,0 +1,172 @@
+"""The state of either twin as numpy arrays in torchvision's names and layouts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from parity.errors import CheckpointError
+from parity.identify import closest_name
+from parity.names import COUNTER
+from parity.taps import Entry
+
+DTYPES = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+    "int64": np.dtype(np.int64),
+}
+"""The dtypes that a state may have, by the name that both frameworks give them."""
+
+
+def adapter(model: Any) -> ModuleType:
+    """Returns parity's hands on this model, importing no framework but the model's.
+
+    Raises:
+        TypeError: the model is neither a torch nor a Flax NNX module.
+    """
+    for cls in type(model).__mro__:
+        if cls.__module__.startswith("torch.nn."):
+            from parity import on_torch
+
+            return on_torch
+        if cls.__module__.startswith("flax.nnx."):
+            from parity import on_flax
+
+            return on_flax
+    raise TypeError(
+        f"got {type(model).__name__}; parity takes a torch.nn.Module or a "
+        "flax.nnx.Module"
+    )
+
+
+def state_dict(model: Any) -> dict[str, np.ndarray]:
+    """Copies the state of either twin.
+
+    Args:
+        model: a torch module, or a Flax NNX module made of layers named as torch's.
+
+    Returns:
+        torchvision's names, in its order, to arrays in torchvision's layouts: kernels
+        OIHW, linear weights (out, in), ``num_batches_tracked`` a scalar int64. bfloat16
+        is numpy's ``ml_dtypes.bfloat16``.
+
+    Raises:
+        TypeError: the model belongs to neither framework.
+    """
+    return adapter(model).state(model)
+
+
+def entries(model: Any) -> dict[str, Entry]:
+    """Lists names, shapes and dtypes of a model's state, in torch's terms and order.
+
+    Args:
+        model: a torch or Flax NNX module; one without data is enough.
+
+    Raises:
+        TypeError: the model belongs to neither framework.
+    """
+    return adapter(model).entries(model)
+
+
+def load_state_dict(model: Any, mapping: Mapping[str, Any]) -> None:
+    """Writes a state into either twin, all of it or nothing, bit for bit.
+
+    Args:
+        model: a torch module or a Flax NNX module; one without data (on torch's meta
+            device, or from ``nnx.eval_shape``) gets its data here.
+        mapping: as :func:`state_dict` returns it. Tensors of torch and arrays of JAX
+            are taken too.
+
+    Raises:
+        CheckpointError: entries are missing, unexpected, of another shape or of another
+            dtype. All of them are reported together, and the model is unchanged.
+        TypeError: the model belongs to neither framework.
+    """
+    hands = adapter(model)
+    arrays = {name: as_array(value) for name, value in mapping.items()}
+    require(arrays, hands.entries(model))
+    hands.assign(model, arrays)
+
+
+def cast(mapping: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    """Returns a copy with every floating-point entry converted; integers stay.
+
+    Args:
+        mapping: as :func:`state_dict` returns it.
+        dtype: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
+    """
+    return {
+        name: array.copy() if array.dtype == np.int64 else array.astype(DTYPES[dtype])
+        for name, array in mapping.items()
+    }
+
+
+def as_array(value: Any) -> np.ndarray:
+    """Returns a value of any of the three libraries as a numpy array, bit for bit."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        from parity import on_torch
+
+        return on_torch.to_numpy(value)
+    return np.asarray(value)
+
+
+def require(
+    arrays: Mapping[str, np.ndarray],
+    expected: Mapping[str, Entry],
+    path: str | os.PathLike[str] | None = None,
+) -> None:
+    """Checks names, shapes and dtypes against what a model has.
+
+    Raises:
+        CheckpointError: with every difference, about the file if there is one.
+    """
+    shapes, dtypes, advice = [], [], set()
+    for name, entry in expected.items():
+        if name not in arrays:
+            continue
+        shape, dtype = arrays[name].shape, arrays[name].dtype.name
+        if shape != entry.shape:
+            shapes.append(f"{name} {shape}, expected {entry.shape}")
+            advice.add(_advice_on_shape(name, shape, entry.shape))
+        if dtype != entry.dtype:
+            dtypes.append(f"{name} {dtype}, expected {entry.dtype}")
+            if name.rpartition(".")[2] != COUNTER:
+                advice.add(f"Make the model in {dtype}, or use parity.cast")
+    problems = {
+        "missing": [name for name in expected if name not in arrays],
+        "unexpected": [name for name in arrays if name not in expected],
+        "wrong shape": shapes,
+        "wrong dtype": dtypes,
+    }
+    if not any(problems.values()):
+        return
+    found = closest_name({name: array.shape for name, array in arrays.items()})
+    wanted = closest_name({name: entry.shape for name, entry in expected.items()})
+    if found is not None and found != wanted:
+        advice = {f"It looks like {found}" + (f", not {wanted}" if wanted else "")}
+    if problems["missing"]:
+        advice.add("Nothing was loaded")
+    raise CheckpointError(
+        problems, path=path, advice=". ".join(sorted(advice - {""})) or None
+    )
+
+
+def _advice_on_shape(
+    name: str, shape: tuple[int, ...], expected: tuple[int, ...]
+) -> str:
+    if len(shape) == 4 and (shape[3], shape[2], shape[0], shape[1]) == expected:
+        return "The kernels look like Flax's HWIO; torch's names take OIHW"
+    if name.startswith("fc.") and shape[1:] == expected[1:]:
+        return f"Make the model with num_classes={shape[0]}"
+    if name == "conv1.weight" and shape[:1] + shape[2:] == expected[:1] + expected[2:]:
+        return f"Make the model with in_channels={shape[1]}"
+    return ""

@@ -1,0 +1,23 @@
+"""Tables as plain text: they read the same in a terminal, a file and a mail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def table(heads: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+    """Returns aligned columns under their heads; numbers stand to the right."""
+    cells = [[str(cell) for cell in line] for line in lines]
+    columns = list(zip(heads, *cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [
+        bool(cells) and all(isinstance(line[i], int | float) for line in lines)
+        for i in range(len(heads))
+    ]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in (heads, *cells)
+    )

@@ -1,0 +1,180 @@
+"""Writing weights: a file is complete and read back, or it is not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from parity.checkpoint import check_leaves, load, sha256_of
+from parity.compare import differing_bits
+from parity.containers import METADATA_KEY
+from parity.digest import digest
+from parity.errors import OutputError
+from parity.state import as_array, state_dict
+from resnet_spec import ResNetConfig
+
+Format = Literal["pth", "pth-legacy", "safetensors"]
+
+FORMAT_VERSION = 1
+
+_EXTENSIONS: dict[str, Format] = {
+    ".pth": "pth",
+    ".pt": "pth",
+    ".safetensors": "safetensors",
+}
+
+
+def save(
+    path: str | os.PathLike[str],
+    state: Any,
+    *,
+    config: ResNetConfig | None = None,
+    format: Format | None = None,
+    overwrite: bool = False,
+    source: str | os.PathLike[str] | None = None,
+) -> None:
+    """Writes a state, atomically: the file is complete and verified, or is not there.
+
+    Beside the weights it carries the configuration, the sha256 of the values and where
+    they came from; to torchvision it is an ordinary file of weights.
+
+    Args:
+        path: the target. Through a symbolic link its target is written.
+        state: a model of either framework, or a mapping as ``state_dict`` returns it.
+        config: what network this is; a twin brings its own.
+        format: ``"pth"``, ``"pth-legacy"`` (as before torch 1.6) or ``"safetensors"``;
+            by default what the path's extension says.
+        overwrite: replace a file that is there.
+        source: the file that the state was read from, to be named in the new one.
+
+    Raises:
+        CheckpointError: the state has entries that are no weights.
+        OutputError: the file cannot be written; what stood there stands there still.
+    """
+    path = Path(path)
+    format = format or format_of(path)
+    if isinstance(state, Mapping):
+        arrays = {name: as_array(value) for name, value in state.items()}
+    else:
+        arrays, config = state_dict(state), config or getattr(state, "config", None)
+    check_leaves(arrays)
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "tool": f"resnet-twins {version('resnet-twins')}",
+        "layout": "OIHW",
+        "dtype": ", ".join(sorted({a.dtype.name for a in arrays.values()})),
+        "sha256": digest(arrays),
+        "config": config.to_json() if config is not None else None,
+    }
+    if source is not None:
+        source = Path(source)
+        metadata["source"] = {"name": source.name, "sha256": sha256_of(source)}
+    with _replacing(path, overwrite) as temporary:
+        _WRITERS[format](temporary, arrays, json.dumps(metadata, sort_keys=True))
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        if differing_bits(arrays, load(temporary, allow_nonfinite=True)):
+            raise OutputError(path, "was not read back as written", "Check the disk")
+
+
+def format_of(path: str | os.PathLike[str]) -> Format:
+    """Returns the format that a target's extension stands for.
+
+    Raises:
+        OutputError: it stands for none.
+    """
+    extension = Path(path).suffix
+    if extension not in _EXTENSIONS:
+        raise OutputError(
+            path,
+            f"the extension {extension!r} names no format",
+            f"Use one of {', '.join(_EXTENSIONS)}",
+        )
+    return _EXTENSIONS[extension]
+
+
+def _write_safetensors(
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: str
+) -> None:
+    from safetensors.numpy import save_file
+
+    mode = path.stat().st_mode
+    # One key only: safetensors writes several in random order.
+    dense = {name: np.array(a, order="C", copy=None) for name, a in arrays.items()}
+    save_file(dense, path, metadata={METADATA_KEY: metadata})
+    path.chmod(mode)  # safetensors makes a file of its own, for the owner alone
+
+
+def _write_pth(
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: str, *, legacy: bool = False
+) -> None:
+    import torch
+
+    from parity.on_torch import to_torch
+
+    state = OrderedDict((name, to_torch(array)) for name, array in arrays.items())
+    # Where torch itself keeps the versions of modules; load_state_dict looks up modules
+    # in it by name, and no module has this one.
+    state._metadata = OrderedDict({METADATA_KEY: metadata})  # type: ignore[attr-defined]
+    with open(path, "wb") as file:  # by its name, torch would put that into the archive
+        torch.save(state, file, _use_new_zipfile_serialization=not legacy)
+
+
+def _write_legacy_pth(
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: str
+) -> None:
+    _write_pth(path, arrays, metadata, legacy=True)
+
+
+_WRITERS: dict[Format, Callable[[Path, Mapping[str, np.ndarray], str], None]] = {
+    "safetensors": _write_safetensors,
+    "pth": _write_pth,
+    "pth-legacy": _write_legacy_pth,
+}
+
+
+@contextmanager
+def _replacing(path: Path, overwrite: bool) -> Iterator[Path]:
+    """Yields a temporary file beside the target that becomes it if all goes well."""
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise OutputError(path, "is a directory", "Name a file in it")
+    if not target.parent.is_dir():
+        raise OutputError(path, f"there is no folder {target.parent}", "Make it first")
+    if target.exists() and not overwrite:
+        raise OutputError(path, "exists", "Use --force to replace it")
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        try:
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+            os.close(os.open(temporary, flags, 0o666))  # less the umask
+            yield temporary
+            if target.exists():
+                temporary.chmod(target.stat().st_mode & 0o7777)
+            os.replace(temporary, target)
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OutputError:
+            raise
+        except OSError as error:
+            raise OutputError(
+                path,
+                f"cannot be written ({error.strerror or error})",
+                "Check the folder's space and permissions",
+            ) from error
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise

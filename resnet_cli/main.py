@@ -1,0 +1,444 @@
+"""The command ``resnet-twins``: parse, call a library, print.
+
+No framework is imported before a command that needs it runs: ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+import resnet_spec
+
+if TYPE_CHECKING:
+    from parity.twins import Chosen
+
+BAD_INPUT, BAD_OUTPUT, BUG, INTERRUPTED = 2, 3, 70, 130
+
+app = typer.Typer(
+    name="resnet-twins",
+    help="The ResNet family in PyTorch and in Flax NNX, proven equal.",
+    add_completion=False,
+    rich_markup_mode=None,  # the coloured help would cost more time than all the rest
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Backend(StrEnum):
+    """Which twin to run."""
+
+    torch = "torch"
+    flax = "flax"
+    both = "both"
+
+    def frameworks(self) -> tuple[str, ...]:
+        """Names of the twins."""
+        return ("torch", "flax") if self == Backend.both else (self.value,)
+
+
+Name = Annotated[str, typer.Argument(help="A network, from `resnet-twins list`.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Weights = Annotated[
+    str,
+    typer.Option(help="A file, published weights such as IMAGENET1K_V1, or `random`."),
+]
+Seed = Annotated[int, typer.Option(help="Of random weights and images.")]
+AllowNonfinite = Annotated[
+    bool, typer.Option("--allow-nonfinite", help="Accept NaN and infinity in a file.")
+]
+Key = Annotated[
+    Optional[str],  # noqa: UP045  typer evaluates it, and shows it in the help
+    typer.Option(help="Entry of a file that has several states."),
+]
+Settings = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Override a setting, as num_classes=10."
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.")
+    ] = False,
+    debug: Annotated[  # read in main(), which must know it before typer does
+        bool, typer.Option("--debug", help="Show tracebacks, with any command.")
+    ] = False,
+) -> None:
+    """The ResNet family in PyTorch and in Flax NNX, proven equal."""
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"resnet-twins {installed('resnet-twins')}")
+        raise typer.Exit
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """List the networks and their published weights."""
+    rows = [
+        {"name": name, "weights": resnet_spec.list_weights(name)}
+        | json.loads(resnet_spec.get_config(name).to_json())
+        for name in resnet_spec.list_models()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    from parity.text import table
+
+    heads = ("name", "block", "layers", "groups", "width/group", "stride on", "weights")
+    keys = ("name", "block", "layers", "groups", "width_per_group", "stride_on")
+    cells = [
+        [",".join(map(str, v)) if isinstance(v := row[k], list) else v for k in keys]
+        + [" ".join(row["weights"])]
+        for row in rows
+    ]
+    print(table(heads, cells))
+
+
+@app.command()
+def summary(
+    name: Name,
+    backend: Annotated[
+        Backend, typer.Option(help="Whose table; with both, their equality is checked.")
+    ] = Backend.both,
+    size: Annotated[
+        str, typer.Option(help="Height and width of the image.")
+    ] = "224x224",
+    settings: Settings = [],  # noqa: B006  typer copies it
+    as_json: Json = False,
+) -> None:
+    """Print a network's layers: shapes, kernels, parameters, multiply-adds."""
+    from dataclasses import asdict
+
+    from parity import layers
+    from parity.text import table
+    from parity.twins import ABSTRACT
+
+    config = _config(name, settings)
+    shape = (config.in_channels, *_size(size))
+    tables = [layers(ABSTRACT[f](config), shape) for f in backend.frameworks()]
+    found = tables[0]
+    if any(other != found for other in tables):
+        raise AssertionError("the twins' tables differ")
+    totals = {
+        "parameters": sum(layer.parameters for layer in found),
+        "multiply_adds": sum(layer.multiply_adds for layer in found),
+    }
+    if as_json:
+        print(json.dumps(totals | {"layers": [asdict(layer) for layer in found]}))
+        return
+
+    def times(shape: Sequence[int] | None) -> str:
+        return "" if shape is None else "x".join(map(str, shape))
+
+    lines = [
+        (
+            *(layer.name, layer.kind, times(layer.input), times(layer.output)),
+            *("" if v is None else str(v) for v in (layer.stride, layer.padding)),
+            "yes" if layer.projection else "",
+            times(layer.kernel),
+            layer.parameters,
+            layer.multiply_adds,
+        )
+        for layer in found
+    ]
+    heads = (
+        *("layer", "kind", "in", "out", "stride", "pad", "projection", "kernel"),
+        *("parameters", "multiply-adds"),
+    )
+    print(table(heads, lines))
+    print(
+        f"\n{name}, {times(shape)}: {totals['parameters']:,} parameters, "
+        f"{totals['multiply_adds']:,} multiply-adds"
+    )
+
+
+@app.command("convert")
+def convert_(
+    source: Annotated[Path, typer.Argument(help="A .pth or .safetensors file.")],
+    target: Annotated[
+        Path, typer.Argument(help="The file to write, .pth or .safetensors.")
+    ],
+    model: Annotated[
+        Optional[str],  # noqa: UP045  see Key
+        typer.Option(help="The network that it must be; read off the file by default."),
+    ] = None,
+    settings: Settings = [],  # noqa: B006  typer copies it
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a target that is there.")
+    ] = False,
+    key: Key = None,
+    allow_nonfinite: AllowNonfinite = False,
+    as_json: Json = False,
+) -> None:
+    """Convert a file of weights, bit for bit, and read the result back."""
+    from parity import convert
+
+    with _status(f"converting {source}"):
+        done = convert(
+            source,
+            target,
+            config=_config(model, settings) if model is not None else None,
+            key=key,
+            allow_nonfinite=allow_nonfinite,
+            overwrite=force,
+        )
+    _say_notes(source, done.notes)
+    if as_json:
+        facts = {
+            "source": str(done.source),
+            "target": str(done.target),
+            "network": done.network,
+            "config": json.loads(done.config.to_json()),
+            "entries": done.entries,
+            "bytes": done.bytes,
+            "sha256": done.sha256,
+            "notes": done.notes,
+        }
+        print(json.dumps(facts, indent=2))
+        return
+    print(f"{done.source} ({done.kind}) -> {done.target}")
+    print(f"{done.network}: {done.entries} entries, {done.bytes:,} bytes")
+    print("read back: equal, bit for bit")
+    print(f"sha256 of the values: {done.sha256}")
+
+
+@app.command("check")
+def check_(
+    name: Name,
+    weights: Weights = "random",
+    image: Annotated[
+        Optional[Path],  # noqa: UP045  see Key
+        typer.Option(help="A photograph; by default random images."),
+    ] = None,
+    size: Annotated[str, typer.Option(help="Of random images.")] = "224x192",
+    batch: Annotated[int, typer.Option(help="Number of random images.", min=1)] = 2,
+    seed: Seed = 0,
+    settings: Settings = [],  # noqa: B006  typer copies it
+    key: Key = None,
+    allow_nonfinite: AllowNonfinite = False,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="Print the gates without the layers.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check that both twins compute the same, at every layer; exit code 1 if not."""
+    from parity import check, load_image, random_images
+    from parity.twins import build
+
+    config = _config(name, settings)
+    chosen = _weights(config, weights, seed, key, allow_nonfinite)
+    if image is None:
+        images = random_images((batch, config.in_channels, *_size(size)), seed=seed)
+        what = f"{batch} random images, {size}, seed {seed}"
+    else:
+        images, what = load_image(image, chosen.published), str(image)
+    with _status("building both twins") as say:
+        torch_model, flax_model = (
+            build(framework, config, chosen.state) for framework in ("torch", "flax")
+        )
+        report = check(torch_model, flax_model, images, progress=say)
+    if as_json:
+        print(report.to_json())
+    else:
+        print(f"{name}: {chosen.what}; {what}\n")
+        print(f"{report.gate_table()}\n\n{report.verdict()}" if brief else report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    image: Annotated[Path, typer.Argument(help="A photograph.")],
+    model: Annotated[str, typer.Option(help="A network.")] = "resnet50",
+    weights: Weights = "DEFAULT",
+    backend: Annotated[Backend, typer.Option(help="Which twin to run.")] = Backend.both,
+    top: Annotated[int, typer.Option(help="How many classes.", min=1)] = 5,
+    seed: Seed = 0,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Classify a photograph into ImageNet's classes."""
+    from parity import load_image
+    from parity import predict as prediction
+    from parity.twins import build
+
+    config = _config(model, [])
+    chosen = _weights(config, weights, seed, key, allow_nonfinite=False)
+    pixels = load_image(image, chosen.published)
+    names = resnet_spec.class_names()
+    scores = {}
+    with _status("predicting") as say:
+        for framework in backend.frameworks():
+            say(f"running {framework}")
+            twin = build(framework, config, chosen.state)
+            scores[framework] = prediction.logits(twin, pixels)[0]
+    guesses = {f: prediction.top(s, top) for f, s in scores.items()}
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "image": str(image),
+                    "model": model,
+                    "weights": chosen.what,
+                    "top": {
+                        framework: [
+                            {"class": names[i], "index": i, "probability": p}
+                            for i, p in found
+                        ]
+                        for framework, found in guesses.items()
+                    },
+                },
+                indent=2,
+            )
+        )
+        return
+    from parity.text import table
+
+    print(f"{image}: {model}, {chosen.what}\n")
+    cells = [
+        [f"{names[i]} {p:.2%}" for i, p in rank]
+        for rank in zip(*guesses.values(), strict=True)
+    ]
+    print(table(tuple(guesses), cells))
+
+
+def _config(name: str, settings: Sequence[str]) -> resnet_spec.ResNetConfig:
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        field, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting}: write it as FIELD=VALUE")
+        try:
+            overrides[field] = json.loads(value.lower())
+        except ValueError:
+            overrides[field] = value
+    return resnet_spec.resolve(name, **overrides)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, by, width = text.partition("x")
+    if not (by and height.isdigit() and width.isdigit() and int(height) * int(width)):
+        raise ValueError(f"--size {text}: write it as HEIGHTxWIDTH, in pixels")
+    return int(height), int(width)
+
+
+def _weights(
+    config: resnet_spec.ResNetConfig,
+    weights: str,
+    seed: int,
+    key: str | None,
+    allow_nonfinite: bool,
+) -> Chosen:
+    from parity.twins import weights_for
+
+    with _download_bar() as progress:
+        chosen = weights_for(
+            config,
+            weights,
+            seed=seed,
+            key=key,
+            allow_nonfinite=allow_nonfinite,
+            progress=progress,
+        )
+    _say_notes(weights, chosen.notes)
+    return chosen
+
+
+def _say_notes(path: object, notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {path}: {note}", file=sys.stderr)
+
+
+@contextmanager
+def _status(what: str) -> Iterator[Callable[[str], None]]:
+    """Shows on a terminal what is being done."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{what} …") as status:
+        yield lambda what: status.update(f"{what} …")
+
+
+@contextmanager
+def _download_bar() -> Iterator[Callable[[int, int | None], None]]:
+    """Shows a bar from the first byte of a download on."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("downloading"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("download", visible=False)
+    with bar:
+        yield lambda done, total: bar.update(
+            task, completed=done, total=total, visible=True
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command; exits with 1 (check failed), 2 (bad input) or 3 (output)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        sys.exit(
+            app(
+                arguments or ["--help"], prog_name="resnet-twins", standalone_mode=False
+            )
+        )
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(_exit_code(error))
+
+
+def _one_line(error: Exception) -> str:
+    from parity.errors import DownloadError, OutputError
+
+    if _is_usage(error):
+        return f"{error.format_message().rstrip('.')}. See --help"  # type: ignore
+    text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError):
+        return f"{text}: install it with `pip install 'resnet-twins[torch,flax]'`"
+    if isinstance(error, ValueError | OutputError | DownloadError):
+        return text
+    return f"{type(error).__name__}: {text}. This is a bug; --debug shows where"
+
+
+def _exit_code(error: Exception) -> int:
+    from parity.errors import DownloadError, OutputError
+
+    if isinstance(error, OutputError):
+        return BAD_OUTPUT
+    bad_input = ValueError | DownloadError | ModuleNotFoundError
+    return BAD_INPUT if _is_usage(error) or isinstance(error, bad_input) else BUG
+
+
+def _is_usage(error: Exception) -> bool:
+    # click's own class, wherever this version of typer keeps it.
+    return hasattr(error, "format_message")

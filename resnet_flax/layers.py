@@ -1,0 +1,267 @@
+"""Everything in which the two frameworks differ, on Flax NNX's side.
+
+The mirror of ``resnet_torch/layers.py``: whatever is written here is what
+``resnet.py`` need not say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from resnet_spec import ResNetConfig
+
+# torchvision's: N(0, 2/(k·k·out)), not truncated. he_normal is truncated, fan-in.
+_kaiming_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """Makes every layer of one network: shapes from the caller, the rest from here.
+
+    All parameters are drawn as torchvision draws them (kernels: He et al. 2015, arXiv
+    1502.01852, section 2.2, by the fan-out; the linear layer: torch's default).
+
+    Args:
+        config: the network's settings.
+        rngs: source of all random numbers.
+        dtype: what the network computes in; inferred from input and parameters if
+            ``None``.
+        param_dtype: what the parameters and the running statistics are stored in.
+    """
+
+    config: ResNetConfig
+    rngs: nnx.Rngs
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    def conv(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> Conv2d:
+        """A square convolution that keeps the map's size at stride 1."""
+        padding = _padding(kernel_size, dilation)
+        return Conv2d(
+            in_channels,
+            out_channels,
+            (kernel_size, kernel_size),
+            strides=(stride, stride),
+            # 'SAME', Flax's default, pads one-sidedly at stride 2 on even sizes.
+            padding=((padding, padding), (padding, padding)),
+            kernel_dilation=(dilation, dilation),
+            feature_group_count=groups,
+            use_bias=False,
+            kernel_init=_kaiming_normal,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            rngs=self.rngs,
+        )
+
+    def norm(self, channels: int, *, zero_init: bool = False) -> BatchNorm2d:
+        """Batch normalisation; with ``zero_init`` its scale starts at zero."""
+        return BatchNorm2d(
+            channels,
+            eps=self.config.norm_eps,
+            momentum=self.config.norm_momentum,
+            zero_init=zero_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+
+    def relu(self) -> ReLU:
+        """The rectifier."""
+        return ReLU()
+
+    def maxpool(self, kernel_size: int, *, stride: int) -> MaxPool2d:
+        """The maximum over a window; padded positions never win."""
+        return MaxPool2d(kernel_size, stride=stride, padding=_padding(kernel_size))
+
+    def avgpool(self) -> AdaptiveAvgPool2d:
+        """The mean over the whole map, whatever its size."""
+        return AdaptiveAvgPool2d()
+
+    def linear(self, in_features: int, out_features: int) -> nnx.Linear:
+        """A linear layer with bias, both drawn from ±1/√in_features."""
+        uniform = _uniform(in_features**-0.5)
+        return nnx.Linear(
+            in_features,
+            out_features,
+            kernel_init=uniform,
+            bias_init=uniform,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            rngs=self.rngs,
+        )
+
+
+class Sequential(nnx.List):
+    """Layers in a row by torch's paths, ``layer1.0``; nnx's own adds ``.layers``."""
+
+    def __init__(self, *modules: nnx.Module) -> None:
+        super().__init__(modules)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j k"]:
+        """Applies one after the other."""
+        for module in self:
+            x = module(x)
+        return x
+
+
+class Conv2d(nnx.Conv):
+    """nnx's convolution, with an error that a user of torch's layout understands."""
+
+    def __call__(self, inputs: Float[Array, "n h w c"], out_sharding=None) -> Array:
+        """Convolves images; raises ValueError for another shape."""
+        if inputs.ndim != 4 or inputs.shape[-1] != self.in_features:
+            raise ValueError(
+                f"the input has shape {inputs.shape}; this layer takes images of shape "
+                f"(n, h, w, {self.in_features}), channels last"
+            )
+        return super().__call__(inputs, out_sharding)
+
+
+class BatchNorm2d(nnx.Module):
+    """Batch normalisation with torch's semantics, which ``nnx.BatchNorm`` lacks.
+
+    The running variance is the unbiased one, the momentum weighs the new value, the
+    batch's variance is taken about its mean, the statistics have the parameters' dtype,
+    batches are counted, and one value per channel is refused in training mode.
+
+    Args:
+        channels: size of the last axis.
+        eps: added to the variance under the root.
+        momentum: weight of the batch in the running statistics (torch's convention).
+        zero_init: start the scale at zero instead of one.
+        dtype: of the result; inferred from input and parameters if ``None``.
+        param_dtype: of parameters and statistics.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        zero_init: bool = False,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        scale = jnp.zeros if zero_init else jnp.ones
+        self.scale = nnx.Param(scale(channels, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
+        self.mean = nnx.BatchStat(jnp.zeros(channels, param_dtype))
+        self.var = nnx.BatchStat(jnp.ones(channels, param_dtype))
+        # torch counts in int64, which JAX does not have outside x64 mode: low and high
+        # word, so that a count survives whatever it is.
+        self.num_batches_tracked = nnx.BatchStat(jnp.zeros(2, jnp.uint32))
+        self.channels = channels
+        self.eps = eps
+        self.momentum = momentum
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+        self.use_running_average = False  # the name that train() and eval() switch
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Normalises; in training mode by the batch's statistics, noting them.
+
+        Raises:
+            ValueError: in training mode there is only one value per channel.
+        """
+        dtype = self.dtype or jnp.promote_types(x.dtype, self.scale[...].dtype)
+        # Half types are accumulated in float32, as torch does.
+        x = x.astype(jnp.promote_types(dtype, jnp.float32))
+        if self.use_running_average:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            mean, var = self._batch_statistics(x)
+        scale, bias, mean, var = (
+            v.astype(x.dtype) for v in (self.scale[...], self.bias[...], mean, var)
+        )
+        # 1/sqrt, not rsqrt: the latter is an approximation on some devices.
+        scale = scale * (1 / jnp.sqrt(var + self.eps))
+        return ((x - mean) * scale + bias).astype(dtype)
+
+    def _batch_statistics(
+        self, x: Float[Array, "n h w c"]
+    ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+        count = x.size // x.shape[-1]
+        if count < 2:
+            raise ValueError(
+                f"batch normalisation in training mode got shape {x.shape}: it needs "
+                "more than one value per channel. Use a larger batch, or call eval()"
+            )
+        mean = x.mean((0, 1, 2))
+        # About the mean: E[x²] - E[x]² loses every digit when the mean is large.
+        var = jnp.square(x - mean).mean((0, 1, 2))
+        self._track(self.mean, mean)
+        self._track(self.var, var * (count / (count - 1)))
+        low, high = self.num_batches_tracked[...]
+        low = low + jnp.uint32(1)
+        high = high + (low == 0).astype(jnp.uint32)
+        self.num_batches_tracked[...] = jnp.stack([low, high])
+        return mean, var
+
+    def _track(self, running: nnx.BatchStat, batch: Float[Array, " c"]) -> None:
+        old = running[...]
+        new = (1 - self.momentum) * old.astype(batch.dtype) + self.momentum * batch
+        running[...] = jax.lax.stop_gradient(new).astype(old.dtype)
+
+
+class ReLU(nnx.Module):
+    """max(x, 0); its derivative at 0 is 0, as torch's (``jnp.maximum`` has ½)."""
+
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Rectifies."""
+        return nnx.relu(x)
+
+
+class MaxPool2d(nnx.Module):
+    """The maximum over a square window; padded with -inf, never with zeros."""
+
+    def __init__(self, kernel_size: int, *, stride: int, padding: int = 0) -> None:
+        self.kernel_size = (kernel_size, kernel_size)
+        self.strides = (stride, stride)
+        self.padding = ((padding, padding), (padding, padding))
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j c"]:
+        """Pools."""
+        window, strides, padding = self.kernel_size, self.strides, self.padding
+        # Its annotation says str, its docstring that pairs of integers are right too.
+        return nnx.max_pool(x, window, strides, padding)  # type: ignore[arg-type]
+
+
+class AdaptiveAvgPool2d(nnx.Module):
+    """The mean over the whole map, whatever its size; the map becomes 1x1."""
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n 1 1 c"]:
+        """Averages."""
+        return x.mean((1, 2), keepdims=True)
+
+
+def flatten(x: Float[Array, "n h w c"]) -> Float[Array, "n chw"]:
+    """All values of an image in one row: channels, then rows, then columns."""
+    # torch's order, so that a linear layer's weights mean the same in both twins.
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+
+def _padding(kernel_size: int, dilation: int = 1) -> int:
+    return dilation * (kernel_size - 1) // 2
+
+
+def _uniform(bound: float) -> Callable[..., Array]:
+    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike, **_) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init

@@ -1,0 +1,23 @@
+"""What a residual network is, without any framework: standard library only."""
+
+from resnet_spec.config import ResNetConfig
+from resnet_spec.variants import describe, find_name, get_config, list_models, resolve
+from resnet_spec.weights import (
+    PublishedWeights,
+    class_names,
+    get_weights,
+    list_weights,
+)
+
+__all__ = [
+    "PublishedWeights",
+    "ResNetConfig",
+    "class_names",
+    "describe",
+    "find_name",
+    "get_config",
+    "get_weights",
+    "list_models",
+    "list_weights",
+    "resolve",
+]
