@@ -11,7 +11,7 @@ from parity.errors import CheckpointError, DownloadError, OutputError
 from parity.images import load_image
 from parity.report import Report
 from parity.samples import random_images, random_state
-from parity.state import cast, entries, load_state_dict, state_dict
+from parity.state import cast, digest_of, entries, load_state_dict, state_dict
 from parity.summary import Layer, layers
 from parity.writing import save
 
@@ -26,6 +26,7 @@ __all__ = [
     "cast",
     "check",
     "convert",
+    "digest_of",
     "download",
     "entries",
     "layers",

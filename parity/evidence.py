@@ -11,7 +11,7 @@ import numpy as np
 
 from parity.compare import Deviation, deviation
 from parity.state import adapter, state_dict
-from parity.taps import OUTPUT, Shape
+from parity.taps import OUTPUT, ModuleError, Shape
 
 FLOATS = ("bfloat16", "float16", "float32", "float64")
 
@@ -23,11 +23,13 @@ class Run:
     Args:
         deviations: by tap, in order; ``None`` where the reference has no such tap, or
             has one of another shape.
-        output: the network's result.
+        output: the network's result; empty if there is none.
+        failure: the module that raised, if one did.
     """
 
     deviations: Mapping[str, Deviation | None]
     output: np.ndarray
+    failure: ModuleError | None = None
 
 
 class Evidence:
@@ -110,7 +112,7 @@ class Evidence:
         self._progress(what)
         model = self._models[framework]
         deviations: dict[str, Deviation | None] = {}
-        output: list[np.ndarray] = []
+        output = [np.empty(0)]
 
         def visit(tap: str, value: np.ndarray) -> None:
             known = reference.get(tap)
@@ -121,5 +123,8 @@ class Evidence:
             if tap == OUTPUT:
                 output.append(np.array(value))
 
-        getattr(adapter(model), trace)(model, self._images, visit)
-        return Run(deviations, output[0])
+        try:
+            getattr(adapter(model), trace)(model, self._images, visit)
+        except ModuleError as failure:
+            return Run({}, output[-1], failure)
+        return Run(deviations, output[-1])

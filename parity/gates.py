@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from parity import tolerances
-from parity.compare import Deviation, differing_bits
+from parity.compare import Deviation, deviation, differing_bits
 from parity.evidence import Evidence, Run
-from parity.taps import OUTPUT
+from parity.taps import OUTPUT, ModuleError
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,10 @@ def weights(evidence: Evidence) -> GateResult:
 
 def algebra(evidence: Evidence) -> GateResult:
     """G1: in float64 both compute the same function, at every tap."""
+    what = "float64, every tap"
     run = evidence.flax_run_float64
+    if run.failure is not None:
+        return _raised("G1", what, run.failure)
     rows = []
     for tap, found in _every_tap(evidence, run):
         if found is None:
@@ -96,12 +99,15 @@ def algebra(evidence: Evidence) -> GateResult:
         limit = tolerances.G1_FORWARD
         ok = found.finite and found.l2 <= limit
         rows.append(Row(tap, ok, found.l2, limit, _note(found), _figures(found)))
-    return GateResult("G1", "float64, every tap", tuple(rows))
+    return GateResult("G1", what, tuple(rows))
 
 
 def arithmetic(evidence: Evidence) -> GateResult:
     """G2: in the working dtype neither is much farther from float64 than the other."""
     dtype = evidence.dtype
+    what = f"{dtype}, every tap"
+    if evidence.flax_run.failure is not None:
+        return _raised("G2", what, evidence.flax_run.failure)
     rows = []
     for tap, flax in _every_tap(evidence, evidence.flax_run):
         torch = evidence.torch_run.deviations.get(tap)
@@ -131,7 +137,7 @@ def arithmetic(evidence: Evidence) -> GateResult:
                 },
             )
         )
-    return GateResult("G2", f"{dtype}, every tap", tuple(rows))
+    return GateResult("G2", what, tuple(rows))
 
 
 def decisions(evidence: Evidence) -> GateResult:
@@ -140,15 +146,23 @@ def decisions(evidence: Evidence) -> GateResult:
     reference = evidence.reference[OUTPUT]
     if reference.ndim != 2 or reference.shape[1] < 2:
         return GateResult("G5", what, (), "the network has no classes to choose from")
-    outputs = evidence.torch_run.output, evidence.flax_run.output
+    runs = evidence.torch_run, evidence.flax_run
+    if evidence.flax_run.failure is not None:
+        return _raised("G5", what, evidence.flax_run.failure)
+    outputs = [run.output for run in runs]
     if any(output.shape != reference.shape for output in outputs):
         return GateResult("G5", what, (Row(OUTPUT, False, note="other shape"),))
+    # What G2 grants a logit, from the better twin: a twin's own error, however large,
+    # must not excuse its decision. Two logits may be off, in opposite directions.
+    size = int(np.prod(reference.shape))
+    k = tolerances.arithmetic_factor(evidence.dtype, size)
+    floor = tolerances.arithmetic_floor(evidence.dtype, evidence.depths[OUTPUT])
+    best = min(deviation(output, reference).max for output in outputs)
+    error = 2 * (2 * k * max(best, floor)) * np.abs(reference).max()
     rows = []
     for image, scores in enumerate(reference):
         torch, flax = (output[image].astype(np.float64) for output in outputs)
         second, first = np.sort(scores)[-2:]
-        # Each of two logits may be off by this much, in opposite directions.
-        error = 2 * max(np.abs(torch - scores).max(), np.abs(flax - scores).max())
         chosen = [int(s.argmax()) for s in (scores, torch, flax)]
         finite = bool(np.isfinite([*torch, *flax, *scores]).all())
         decidable = bool(first - second > error)
@@ -158,7 +172,7 @@ def decisions(evidence: Evidence) -> GateResult:
                 ok=finite and (not decidable or len(set(chosen)) == 1),
                 note=""
                 if decidable
-                else f"undecidable: margin {first - second:.1e}, errors {error:.1e}",
+                else f"undecidable: margin {first - second:.1e} of {error:.1e}",
                 figures=dict(zip(("float64", "torch", "flax"), chosen, strict=True)),
             )
         )
@@ -179,6 +193,10 @@ def _every_tap(evidence: Evidence, run: Run) -> list[tuple[str, Deviation | None
         *(t for t in run.deviations if t not in evidence.shapes),
     ]
     return [(tap, run.deviations.get(tap)) for tap in taps]
+
+
+def _raised(gate: str, what: str, failure: ModuleError) -> GateResult:
+    return GateResult(gate, what, (Row(failure.path, False, note=failure.what),))
 
 
 def _unmatched(evidence: Evidence, tap: str) -> Row:

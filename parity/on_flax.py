@@ -18,7 +18,7 @@ from flax import nnx
 from jax import export
 
 from parity import float64_worker, names
-from parity.taps import Call, Entry, Shape, TapNames
+from parity.taps import Call, Entry, ModuleError, Shape, TapNames
 
 
 def entries(model: nnx.Module) -> dict[str, Entry]:
@@ -118,6 +118,9 @@ def trace(
         images: of shape (n, c, h, w).
         visit: called with the name of the tap and its value, in torch's layout. Half
             types come as float32; the value is only good until the call returns.
+
+    Raises:
+        ModuleError: a module raised.
     """
     run, arrays = tapped(model)
     x = _to_flax_images(images, arrays)
@@ -130,7 +133,8 @@ def trace(
 
     leaves = [jnp.asarray(array) for array in arrays]
     for name, value in zip(order, jax.jit(ordered)(leaves, x), strict=True):
-        value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+        if value.dtype.itemsize < 4:
+            value = value.astype(jnp.float32)
         visit(name, to_torch_layout(np.asarray(value)))
 
 
@@ -143,6 +147,7 @@ def trace_float64(
     it, and computed there, so that x64 mode never touches this process.
 
     Raises:
+        ModuleError: a module raised.
         RuntimeError: the other process failed, or a tap is not in float64.
     """
     with jax.enable_x64(True):
@@ -234,8 +239,13 @@ def _watch(
 def _listening(cls: type[nnx.Module]) -> type[nnx.Module]:
     class Listening(cls):
         def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> Any:
-            y = cast(Any, super()).__call__(x, *args, **kwargs)
             path, note = vars(self)["_note"]
+            try:
+                y = cast(Any, super()).__call__(x, *args, **kwargs)
+            except ModuleError:
+                raise
+            except Exception as error:
+                raise ModuleError(path, error) from error
             note(path, self, x, y)
             return y
 

@@ -11,6 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from parity.digest import digest
 from parity.errors import CheckpointError
 from parity.identify import closest_name
 from parity.names import COUNTER
@@ -74,6 +75,15 @@ def entries(model: Any) -> dict[str, Entry]:
         TypeError: the model belongs to neither framework.
     """
     return adapter(model).entries(model)
+
+
+def digest_of(model: Any) -> str:
+    """Returns the sha256 of a model's state; both twins of one network have the same.
+
+    Args:
+        model: a torch or Flax NNX module with data.
+    """
+    return digest(state_dict(model))
 
 
 def load_state_dict(model: Any, mapping: Mapping[str, Any]) -> None:

@@ -31,6 +31,21 @@ class Call:
     padding: int | None
 
 
+class ModuleError(RuntimeError):
+    """A module that raised instead of giving an output.
+
+    Args:
+        path: the innermost module's path.
+        error: what it raised.
+    """
+
+    def __init__(self, path: str, error: Exception) -> None:
+        self.path = path or OUTPUT
+        first_line = str(error).strip().partition("\n")[0]
+        self.what = f"raised {type(error).__name__}: {first_line}"
+        super().__init__(f"{self.path} {self.what}")
+
+
 class TapNames:
     """Names the outputs of modules: the path, and ``path@2`` for its second call."""
 

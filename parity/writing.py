@@ -79,9 +79,11 @@ def save(
         source = Path(source)
         metadata["source"] = {"name": source.name, "sha256": sha256_of(source)}
     with _replacing(path, overwrite) as temporary:
-        _WRITERS[format](temporary, arrays, json.dumps(metadata, sort_keys=True))
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        try:
+            _WRITERS[format](temporary, arrays, json.dumps(metadata, sort_keys=True))
+        except Exception as error:  # each library has its own for a full disk
+            raise OSError(str(error)) from error
+        _sync(temporary)
         if differing_bits(arrays, load(temporary, allow_nonfinite=True)):
             raise OutputError(path, "was not read back as written", "Check the disk")
 
@@ -146,35 +148,38 @@ _WRITERS: dict[Format, Callable[[Path, Mapping[str, np.ndarray], str], None]] = 
 def _replacing(path: Path, overwrite: bool) -> Iterator[Path]:
     """Yields a temporary file beside the target that becomes it if all goes well."""
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise OutputError(path, "is a directory", "Name a file in it")
-    if not target.parent.is_dir():
-        raise OutputError(path, f"there is no folder {target.parent}", "Make it first")
-    if target.exists() and not overwrite:
-        raise OutputError(path, "exists", "Use --force to replace it")
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        try:
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-            os.close(os.open(temporary, flags, 0o666))  # less the umask
-            yield temporary
-            if target.exists():
-                temporary.chmod(target.stat().st_mode & 0o7777)
-            os.replace(temporary, target)
-            folder = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OutputError:
-            raise
-        except OSError as error:
+        if target.is_dir():
+            raise OutputError(path, "is a directory", "Name a file in it")
+        if not target.parent.is_dir():
+            raise OutputError(
+                path, f"there is no folder {target.parent}", "Make it first"
+            )
+        if target.exists() and not overwrite:
+            raise OutputError(path, "exists", "Use --force to replace it")
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        os.close(os.open(temporary, flags, 0o666))  # less the umask
+        yield temporary
+        if target.exists():
+            temporary.chmod(target.stat().st_mode & 0o7777)
+        os.replace(temporary, target)
+        _sync(target.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and not isinstance(error, OutputError):
             raise OutputError(
                 path,
                 f"cannot be written ({error.strerror or error})",
-                "Check the folder's space and permissions",
+                "Check the name, and the folder's space and permissions",
             ) from error
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
         raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -390,11 +390,18 @@ def _download_bar() -> Iterator[Callable[[int, int | None], None]]:
         TimeRemainingColumn(),
     )
     bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task("download", visible=False)
-    with bar:
-        yield lambda done, total: bar.update(
-            task, completed=done, total=total, visible=True
-        )
+    task = bar.add_task("download")
+
+    def progress(done: int, total: int | None) -> None:
+        if not bar.live.is_started:  # an empty bar would leave an empty line
+            bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield progress
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

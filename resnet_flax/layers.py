@@ -179,19 +179,19 @@ class BatchNorm2d(nnx.Module):
         Raises:
             ValueError: in training mode there is only one value per channel.
         """
-        dtype = self.dtype or jnp.promote_types(x.dtype, self.scale[...].dtype)
-        # Half types are accumulated in float32, as torch does.
-        x = x.astype(jnp.promote_types(dtype, jnp.float32))
+        scale, bias = self.scale[...], self.bias[...]
+        dtype = jnp.dtype(self.dtype or jnp.promote_types(x.dtype, scale.dtype))
+        # Half types are computed in float32, as torch does.
+        x = x.astype(jnp.float32 if dtype.itemsize < 4 else dtype)
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
             mean, var = self._batch_statistics(x)
         scale, bias, mean, var = (
-            v.astype(x.dtype) for v in (self.scale[...], self.bias[...], mean, var)
+            v.astype(x.dtype).reshape(1, 1, 1, -1) for v in (scale, bias, mean, var)
         )
         # 1/sqrt, not rsqrt: the latter is an approximation on some devices.
-        scale = scale * (1 / jnp.sqrt(var + self.eps))
-        return ((x - mean) * scale + bias).astype(dtype)
+        return ((x - mean) * (scale / jnp.sqrt(var + self.eps)) + bias).astype(dtype)
 
     def _batch_statistics(
         self, x: Float[Array, "n h w c"]
@@ -202,9 +202,10 @@ class BatchNorm2d(nnx.Module):
                 f"batch normalisation in training mode got shape {x.shape}: it needs "
                 "more than one value per channel. Use a larger batch, or call eval()"
             )
-        mean = x.mean((0, 1, 2))
+        mean = x.mean((0, 1, 2), keepdims=True)
         # About the mean: E[x²] - E[x]² loses every digit when the mean is large.
-        var = jnp.square(x - mean).mean((0, 1, 2))
+        var = jnp.square(x - mean).mean((0, 1, 2), keepdims=True)
+        mean, var = mean.reshape(-1), var.reshape(-1)
         self._track(self.mean, mean)
         self._track(self.var, var * (count / (count - 1)))
         low, high = self.num_batches_tracked[...]

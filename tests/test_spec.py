@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torchvision
+from hypothesis import given
+
+import resnet_spec
+from resnet_spec import ResNetConfig, get_config
+from tests.networks import TINY, TORCHVISION_NAMES, configs
+
+
+def test_every_torchvision_resnet_and_the_papers_v1_are_listed():
+    assert resnet_spec.list_models() == [
+        *TORCHVISION_NAMES,
+        *("resnet50_v1", "resnet101_v1", "resnet152_v1"),
+    ]
+
+
+def test_v1_differs_from_v15_in_the_stride_alone():
+    for depth in ("50", "101", "152"):
+        v1, v15 = get_config(f"resnet{depth}_v1"), get_config(f"resnet{depth}")
+        assert v1 == v15.replace(stride_on="1x1")
+
+
+def test_an_unknown_name_is_refused_with_the_names_that_exist():
+    with pytest.raises(ValueError, match=r"no network named 'resnet51'.*resnet50,"):
+        get_config("resnet51")
+
+
+@given(configs())
+def test_a_configuration_survives_json_and_is_a_key(config: ResNetConfig):
+    again = ResNetConfig.from_json(config.to_json())
+    assert again == config
+    assert {config: 1}[again] == 1
+
+
+def test_a_configuration_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TINY.groups = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("block", "wide", "one of ('basic', 'bottleneck')"),
+        ("layers", (), "one positive integer per stage"),
+        ("layers", (2, 0), "one positive integer per stage"),
+        ("layers", 3, "a tuple"),
+        ("widths", (8,), "2 entries"),
+        ("groups", 0, "a positive integer"),
+        ("groups", True, "a positive integer"),
+        ("groups", 2, "1 in a basic block"),
+        ("width_per_group", 32, "64 in a basic block"),
+        ("stride_on", "1x1", "'3x3' in a basic block"),
+        ("stride_on", "5x5", "one of ('1x1', '3x3')"),
+        ("replace_stride_with_dilation", (False, True), "1 booleans"),
+        ("replace_stride_with_dilation", (1,), "1 booleans"),
+        ("in_channels", 2.0, "a positive integer"),
+        ("num_classes", -1, "a positive integer"),
+        ("include_top", 1, "True or False"),
+        ("norm_eps", 0.0, "a number above 0"),
+        ("norm_eps", float("nan"), "a number above 0"),
+        ("norm_eps", "1e-5", "a number"),
+        ("norm_momentum", 1.5, "from 0 to 1"),
+    ],
+)
+def test_a_bad_value_is_refused_naming_field_value_and_what_is_allowed(
+    field: str, value: object, allowed: str
+):
+    with pytest.raises(ValueError, match=re.escape(f"{field} is {value!r}")) as error:
+        TINY.replace(**{field: value})
+    assert allowed in str(error.value)
+
+
+def test_a_bottleneck_without_a_channel_is_refused():
+    with pytest.raises(ValueError, match="large enough to give the stage of width 8"):
+        TINY.replace(block="bottleneck", width_per_group=4)
+
+
+def test_an_unknown_setting_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match=r"unknown setting 'classes'.*num_classes"):
+        resnet_spec.resolve("resnet18", classes=3)
+
+
+def test_text_that_is_no_configuration_is_refused():
+    for text in ("", "[]", '{"blocks": 3}', "{}"):
+        with pytest.raises(ValueError):  # noqa: PT011  json's own message will do
+            ResNetConfig.from_json(text)
+
+
+def test_torchvisions_none_means_no_dilation():
+    config = get_config("resnet50").replace(replace_stride_with_dilation=None)
+    assert config == get_config("resnet50")
+
+
+def test_the_number_of_stages_can_be_overridden():
+    config = get_config("resnet50").replace(layers=(1, 1), widths=(8, 16))
+    assert config.replace_stride_with_dilation == (False,)
+
+
+def test_published_weights_are_torchvisions():
+    for model in TORCHVISION_NAMES:
+        theirs: Any = torchvision.models.get_model_weights(model)
+        assert resnet_spec.list_weights(model) == [w.name for w in theirs]
+        for their in theirs:
+            ours = resnet_spec.get_weights(model, their.name)
+            assert their.url.endswith(f"/{ours.filename}")
+            assert their.meta["_metrics"]["ImageNet-1K"]["acc@1"] == ours.top1
+            preset = their.transforms()
+            assert [ours.resize] == preset.resize_size
+            assert [ours.crop] == preset.crop_size
+        default = resnet_spec.get_weights(model, "DEFAULT")
+        assert default.name == theirs.DEFAULT.name
+
+
+def test_unpublished_weights_are_refused_with_those_that_are_there():
+    with pytest.raises(ValueError, match=r"there are: IMAGENET1K_V1$"):
+        resnet_spec.get_weights("resnet18", "IMAGENET1K_V2")
+    with pytest.raises(ValueError, match="there are: none"):
+        resnet_spec.get_weights("resnet50_v1", "DEFAULT")
+
+
+def test_class_names_are_torchvisions():
+    meta = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta
+    assert list(resnet_spec.class_names()) == meta["categories"]
+
+
+def test_a_network_is_described_by_its_name_and_what_differs():
+    config = get_config("resnet50_v1").replace(num_classes=10, in_channels=1)
+    expected = "resnet50_v1 with num_classes=10, in_channels=1"
+    assert resnet_spec.describe(config) == expected
+    assert resnet_spec.describe(get_config("resnet18")) == "resnet18"
+    assert resnet_spec.describe(TINY) == "a network of 1-2 basic blocks"
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("resnet_spec", ["torch", "jax", "flax", "numpy", "resnet_torch", "parity"]),
+        ("resnet_torch", ["jax", "flax", "resnet_flax", "parity", "resnet_cli"]),
+        ("resnet_flax", ["torch", "resnet_torch", "parity", "resnet_cli"]),
+        (
+            "parity",
+            ["torch", "jax", "flax", "resnet_torch", "resnet_flax", "resnet_cli"],
+        ),
+        ("resnet_cli.main", ["torch", "jax", "flax", "numpy", "rich", "parity"]),
+    ],
+)
+def test_imports_only_point_down(module: str, forbidden: list[str]):
+    code = f"import {module}, sys, json; print(json.dumps(list(sys.modules)))"
+    loaded = json.loads(subprocess.check_output([sys.executable, "-c", code]))
+    assert [name for name in forbidden if name in loaded] == []

@@ -1,0 +1,108 @@
+"""Parameters and multiply-adds against oracles that were computed elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import parity
+import resnet_spec
+from parity.twins import abstract_flax, abstract_torch
+from resnet_spec import get_config
+
+# name: parameters, multiply-adds at 3x224x224, 1000 classes (He et al.'s networks and
+# torchvision's, by plain arithmetic and by the reference code).
+ORACLE = {
+    "resnet18": (11_689_512, 1_814_073_344),
+    "resnet34": (21_797_672, 3_663_761_408),
+    "resnet50": (25_557_032, 4_089_184_256),
+    "resnet50_v1": (25_557_032, 3_857_973_248),
+    "resnet101": (44_549_160, 7_801_405_440),
+    "resnet101_v1": (44_549_160, 7_570_194_432),
+    "resnet152": (60_192_808, 11_513_626_624),
+    "resnet152_v1": (60_192_808, 11_282_415_616),
+    "resnext50_32x4d": (25_028_904, 4_230_479_872),
+    "resnext101_32x8d": (88_791_336, 16_414_015_488),
+    "resnext101_64x4d": (83_455_272, 15_460_270_080),
+    "wide_resnet50_2": (68_883_240, 11_398_021_120),
+    "wide_resnet101_2": (126_886_696, 22_753_050_624),
+}
+
+
+def test_the_oracle_has_every_name():
+    assert set(ORACLE) == set(resnet_spec.list_models())
+
+
+@pytest.mark.parametrize("name", resnet_spec.list_models())
+def test_both_twins_have_the_parameters_and_multiply_adds_of_the_oracle(name: str):
+    config = get_config(name)
+    for create in (abstract_torch, abstract_flax):
+        found = parity.layers(create(config), (3, 224, 224))
+        parameters = sum(layer.parameters for layer in found)
+        multiply_adds = sum(layer.multiply_adds for layer in found)
+        assert (parameters, multiply_adds) == ORACLE[name]
+
+
+def test_torchs_own_counter_agrees():
+    model = abstract_torch(get_config("resnext50_32x4d"))
+    with FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, 97, 64, device="meta"))
+    found = parity.layers(model, (3, 97, 64))
+    total = sum(layer.multiply_adds for layer in found)
+    assert counter.get_total_flops() == 2 * total
+
+
+# He et al. 2015, figure 3 and Table 1, in torchvision's names: in, out, stride,
+# padding, kernel, projection of the first block.
+RESNET34 = [
+    ("layer1.0", (64, 56, 56), (64, 56, 56), 1, (64, 64, 3, 3), False),
+    ("layer2.0", (64, 56, 56), (128, 28, 28), 2, (128, 64, 3, 3), True),
+    ("layer2.1", (128, 28, 28), (128, 28, 28), 1, (128, 128, 3, 3), False),
+    ("layer3.0", (128, 28, 28), (256, 14, 14), 2, (256, 128, 3, 3), True),
+    ("layer3.5", (256, 14, 14), (256, 14, 14), 1, (256, 256, 3, 3), False),
+    ("layer4.0", (256, 14, 14), (512, 7, 7), 2, (512, 256, 3, 3), True),
+    ("layer4.2", (512, 7, 7), (512, 7, 7), 1, (512, 512, 3, 3), False),
+]
+
+
+def test_resnet34_has_the_papers_shapes():
+    found = {
+        layer.name: layer
+        for layer in parity.layers(abstract_flax(get_config("resnet34")), (3, 224, 224))
+    }
+    for block, into, out, stride, kernel, projection in RESNET34:
+        conv = found[f"{block}.conv1"]
+        assert (conv.input, conv.output, conv.kernel) == (into, out, kernel)
+        assert (conv.stride, conv.padding) == (stride, 1)
+        assert (f"{block}.downsample.0" in found) == projection
+        if projection:
+            shortcut = found[f"{block}.downsample.0"]
+            assert (shortcut.input, shortcut.output) == (into, out)
+            assert shortcut.kernel == (out[0], into[0], 1, 1)
+            assert shortcut.projection
+            assert not conv.projection
+
+
+RESNET50 = {
+    "layer1.0.conv1": ((64, 56, 56), (64, 56, 56)),
+    "layer1.0.conv3": ((64, 56, 56), (256, 56, 56)),
+    "layer1.0.downsample.0": ((64, 56, 56), (256, 56, 56)),
+    "layer2.0.conv1": ((256, 56, 56), (128, 56, 56)),
+    "layer2.0.conv2": ((128, 56, 56), (128, 28, 28)),
+    "layer2.0.conv3": ((128, 28, 28), (512, 28, 28)),
+    "layer3.0.conv1": ((512, 28, 28), (256, 28, 28)),
+    "layer3.0.conv2": ((256, 28, 28), (256, 14, 14)),
+    "layer4.0.conv2": ((512, 14, 14), (512, 7, 7)),
+    "layer4.2.conv3": ((512, 7, 7), (2048, 7, 7)),
+}
+
+
+def test_resnet50_has_the_shapes_of_v15():
+    found = {
+        layer.name: (layer.input, layer.output)
+        for layer in parity.layers(
+            abstract_torch(get_config("resnet50")), (3, 224, 224)
+        )
+    }
+    assert {name: found[name] for name in RESNET50} == RESNET50

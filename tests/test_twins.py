@@ -1,0 +1,108 @@
+"""Both twins compute one function: every name by structure, small ones by number."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import parity
+import resnet_spec
+from parity import on_flax, on_torch
+from parity.compare import deviation
+from parity.tolerances import FLOAT64_BUFFERS, G1_FORWARD
+from parity.twins import abstract_flax, abstract_torch
+from resnet_spec import ResNetConfig, get_config
+from tests.networks import (
+    TINY,
+    TINY_BOTTLENECK,
+    configs,
+    flax_like,
+    images,
+    random_torch,
+    run_flax,
+)
+
+
+@pytest.mark.parametrize("name", resnet_spec.list_models())
+def test_both_have_the_same_entries_and_the_same_layers(name: str):
+    config = get_config(name)
+    twins = abstract_torch(config), abstract_flax(config)
+    torch_entries, flax_entries = (parity.entries(twin) for twin in twins)
+    assert torch_entries == flax_entries
+    torch_layers, flax_layers = (parity.layers(twin, (3, 64, 48)) for twin in twins)
+    assert torch_layers == flax_layers
+
+
+@settings(max_examples=25)
+@given(configs(), st.integers(33, 48), st.integers(33, 48), st.integers(0, 9))
+@example(TINY.replace(norm_momentum=0.0), 40, 33, 0)
+@example(TINY_BOTTLENECK.replace(stride_on="1x1"), 33, 40, 0)
+def test_every_tap_of_a_random_network_is_equal_in_float64(
+    config: ResNetConfig, height: int, width: int, seed: int
+):
+    model = random_torch(config, seed=seed).double().eval()
+    x = images(config, height, width, seed=seed)
+    expected: dict[str, np.ndarray] = {}
+    found: dict[str, np.ndarray] = {}
+    on_torch.trace(model, x, lambda tap, y: expected.update({tap: y.copy()}))
+    with jax.enable_x64(True):
+        twin = flax_like(model, "float64")
+        twin.eval()
+        on_flax.trace(twin, x, lambda tap, y: found.update({tap: y}))
+    assert list(found) == list(expected)
+    for tap, value in expected.items():
+        assert found[tap].dtype == np.float64
+        assert deviation(found[tap], value).l2 <= G1_FORWARD, tap
+
+
+@settings(max_examples=10)
+@given(configs(), st.integers(33, 48), st.integers(33, 48), st.integers(0, 9))
+@example(TINY_BOTTLENECK, 40, 33, 0)
+def test_training_mode_and_its_statistics_are_equal_in_float64(
+    config: ResNetConfig, height: int, width: int, seed: int
+):
+    model = random_torch(config, seed=seed).double().train()
+    x = images(config, height, width, n=3, seed=seed)
+    with jax.enable_x64(True):
+        twin = flax_like(model, "float64")
+        twin.train()
+        found, twin = run_flax(twin, x)
+        with torch.no_grad():
+            expected = model(torch.from_numpy(x)).numpy()
+        assert deviation(found, expected).l2 <= FLOAT64_BUFFERS
+        after = parity.state_dict(twin)
+    for name, value in parity.state_dict(model).items():
+        assert deviation(after[name], value).l2 <= FLOAT64_BUFFERS, name
+
+
+def test_features_are_equal_and_have_the_same_names():
+    model = random_torch(TINY).double().eval()
+    x = images(TINY, 64, 49)
+    with torch.no_grad():
+        expected = model.features(torch.from_numpy(x))
+    with jax.enable_x64(True):
+        twin = flax_like(model, "float64")
+        twin.eval()
+        found = twin.features(jax.numpy.asarray(x.transpose(0, 2, 3, 1)))
+        assert list(found) == list(expected) == ["stem", "layer1", "layer2"]
+        for name, value in expected.items():
+            nchw = np.asarray(found[name]).transpose(0, 3, 1, 2)
+            assert deviation(nchw, value.numpy()).l2 <= G1_FORWARD
+
+
+def test_the_gate_sees_a_wrong_epsilon():
+    # The comparison above, made to fail: 1e-5 against 1.1e-5 in one norm of one twin.
+    model = random_torch(TINY).double().eval()
+    x = images(TINY, 40, 40)
+    with jax.enable_x64(True):
+        twin = flax_like(model, "float64")
+        twin.eval()
+        twin.layer1[0].bn1.eps = 1.1e-5
+        found, _ = run_flax(twin, x)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(x)).numpy()
+    assert deviation(found, expected).l2 > 1e4 * G1_FORWARD
