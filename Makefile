@@ -1,0 +1,33 @@
+# Two commands: `make demo` and `make test`. Both make the environment they need.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Where else pip looks; for torch without CUDA see the README.
+PIP_ARGS ?=
+
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint types clean
+
+demo: $(INSTALLED)
+	$(VENV)/bin/python -m benchmarks.demo
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+types: $(INSTALLED)
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11; name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV)
