@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -51,19 +52,20 @@ class Layers:
         dilation: int = 1,
         groups: int = 1,
     ) -> Conv2d:
-        """A square convolution that keeps the map's size at stride 1."""
-        padding = _padding(kernel_size, dilation)
+        """A convolution that keeps the map's size at stride 1."""
+        window = self._window(kernel_size)
         return Conv2d(
             in_channels,
             out_channels,
-            (kernel_size, kernel_size),
+            window,
             strides=(stride, stride),
             # 'SAME', Flax's default, pads one-sidedly at stride 2 on even sizes.
-            padding=((padding, padding), (padding, padding)),
+            padding=self._padding(kernel_size, dilation),
             kernel_dilation=(dilation, dilation),
             feature_group_count=groups,
-            use_bias=False,
+            use_bias=self.config.conv_bias,
             kernel_init=_kaiming_normal,
+            bias_init=_uniform((in_channels // groups * prod(window)) ** -0.5),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             rngs=self.rngs,
@@ -86,11 +88,30 @@ class Layers:
 
     def maxpool(self, kernel_size: int, *, stride: int) -> MaxPool2d:
         """The maximum over a window; padded positions never win."""
-        return MaxPool2d(kernel_size, stride=stride, padding=_padding(kernel_size))
+        window, padding = self._window(kernel_size), self._padding(kernel_size)
+        return MaxPool2d(window, strides=(stride, stride), padding=padding)
 
     def avgpool(self) -> AdaptiveAvgPool2d:
         """The mean over the whole map, whatever its size."""
         return AdaptiveAvgPool2d()
+
+    def avgpool_along(self, width: int) -> AvgPool2d:
+        """The mean over windows of one row that do not overlap."""
+        return AvgPool2d((1, width), strides=(1, width))
+
+    def pool_down(self, stride: int) -> nnx.Module:
+        """The mean over 2x2 windows; the last of a row may hang over the rim."""
+        if stride == 1:
+            return Identity()
+        return AvgPool2d(self._window(2), strides=(stride, stride), ceil_mode=True)
+
+    def pad_channels(self, channels: int, *, stride: int) -> PadChannels:
+        """Every stride-th pixel, with channels of zeros behind its own."""
+        return PadChannels(channels, stride=stride)
+
+    def flatten(self, features: int) -> Flatten:
+        """All values of an image in one row, if there are as many as expected."""
+        return Flatten(features, self.config.fitting_inputs())
 
     def linear(self, in_features: int, out_features: int) -> nnx.Linear:
         """A linear layer with bias, both drawn from ±1/√in_features."""
@@ -104,6 +125,13 @@ class Layers:
             param_dtype=self.param_dtype,
             rngs=self.rngs,
         )
+
+    def _window(self, size: int) -> tuple[int, int]:
+        return (size if self.config.dimensions == 2 else 1, size)
+
+    def _padding(self, size: int, dilation: int = 1) -> tuple[tuple[int, int], ...]:
+        both = (dilation * (n - 1) // 2 for n in self._window(size))
+        return tuple((side, side) for side in both)
 
 
 class Sequential(nnx.List):
@@ -211,13 +239,13 @@ class BatchNorm2d(nnx.Module):
         low, high = self.num_batches_tracked[...]
         low = low + jnp.uint32(1)
         high = high + (low == 0).astype(jnp.uint32)
-        self.num_batches_tracked[...] = jnp.stack([low, high])
+        self.num_batches_tracked.set_value(jnp.stack([low, high]))
         return mean, var
 
     def _track(self, running: nnx.BatchStat, batch: Float[Array, " c"]) -> None:
         old = running[...]
         new = (1 - self.momentum) * old.astype(batch.dtype) + self.momentum * batch
-        running[...] = jax.lax.stop_gradient(new).astype(old.dtype)
+        running.set_value(jax.lax.stop_gradient(new).astype(old.dtype))
 
 
 class ReLU(nnx.Module):
@@ -229,18 +257,104 @@ class ReLU(nnx.Module):
 
 
 class MaxPool2d(nnx.Module):
-    """The maximum over a square window; padded with -inf, never with zeros."""
+    """The maximum over a window; padded with -inf, never with zeros."""
 
-    def __init__(self, kernel_size: int, *, stride: int, padding: int = 0) -> None:
-        self.kernel_size = (kernel_size, kernel_size)
-        self.strides = (stride, stride)
-        self.padding = ((padding, padding), (padding, padding))
+    def __init__(
+        self,
+        kernel_size: tuple[int, int],
+        *,
+        strides: tuple[int, int],
+        padding: tuple[tuple[int, int], ...],
+    ) -> None:
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.padding = padding
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j c"]:
         """Pools."""
         window, strides, padding = self.kernel_size, self.strides, self.padding
         # Its annotation says str, its docstring that pairs of integers are right too.
         return nnx.max_pool(x, window, strides, padding)  # type: ignore[arg-type]
+
+
+class AvgPool2d(nnx.Module):
+    """The mean over a window; with ``ceil_mode`` the last one may hang over the rim.
+
+    What hangs over does not count, so that the mean is that of the pixels there are.
+    """
+
+    def __init__(
+        self,
+        kernel_size: tuple[int, int],
+        *,
+        strides: tuple[int, int],
+        ceil_mode: bool = False,
+    ) -> None:
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.padding = 0
+        self.ceil_mode = ceil_mode
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j c"]:
+        """Pools."""
+        window, strides = (1, *self.kernel_size, 1), (1, *self.strides, 1)
+        over = [(0, 0)] * 4
+        if self.ceil_mode:
+            over = [
+                (0, -(size - k) % s)
+                for size, k, s in zip(x.shape, window, strides, strict=True)
+            ]
+
+        def total(x: Array) -> Array:
+            zero = jnp.zeros((), x.dtype)
+            return jax.lax.reduce_window(x, zero, jax.lax.add, window, strides, over)
+
+        return total(x) / total(jnp.ones_like(x))
+
+
+class Identity(nnx.Module):
+    """What it is given."""
+
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Returns it."""
+        return x
+
+
+class PadChannels(nnx.Module):
+    """The shortcut without parameters between maps of other shape (paper, option A)."""
+
+    def __init__(self, channels: int, *, stride: int) -> None:
+        self.channels = channels
+        self.strides = (stride, stride)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j k"]:
+        """Subsamples and pads."""
+        rows, columns = self.strides
+        x = x[:, ::rows, ::columns, :]
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.channels)))
+
+
+class Flatten(nnx.Module):
+    """:func:`flatten` before a linear layer that has a weight for each position."""
+
+    def __init__(self, features: int, fitting: str) -> None:
+        self.features = features
+        self.fitting = fitting
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n chw"]:
+        """Flattens; raises ValueError, with the sizes that fit, for other maps."""
+        _, h, w, c = x.shape
+        if h * w * c != self.features:
+            raise ValueError(
+                f"the map before the linear layer is {(c, h, w)}, {h * w * c} values "
+                f"instead of {self.features}; {self.fitting}"
+            )
+        return flatten(x)
+
+
+def as_signal(x: Float[Array, "n k"]) -> Float[Array, "n 1 k 1"]:
+    """Scores as a signal of height 1 with one channel."""
+    return x[:, None, :, None]
 
 
 class AdaptiveAvgPool2d(nnx.Module):
@@ -255,10 +369,6 @@ def flatten(x: Float[Array, "n h w c"]) -> Float[Array, "n chw"]:
     """All values of an image in one row: channels, then rows, then columns."""
     # torch's order, so that a linear layer's weights mean the same in both twins.
     return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
-
-
-def _padding(kernel_size: int, dilation: int = 1) -> int:
-    return dilation * (kernel_size - 1) // 2
 
 
 def _uniform(bound: float) -> Callable[..., Array]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from flax import nnx
 from jaxtyping import Array, Float
 
-from resnet_flax.layers import Layers, Sequential, flatten
+from resnet_flax.layers import Layers, Sequential, as_signal, flatten
+from resnet_spec.config import CONV_HEAD_CHANNELS, CONV_HEAD_POSITIONS, SIGNAL_POOL
 
 
 class BasicBlock(nnx.Module):
@@ -32,14 +33,15 @@ class BasicBlock(nnx.Module):
         self.relu = layers.relu()
         self.conv2 = layers.conv(width, width, 3, dilation=dilation)
         self.bn2 = layers.norm(width, zero_init=config.zero_init_residual)
-        self.downsample = _projection(layers, in_channels, width, stride)
+        self.downsample = shortcut(layers, in_channels, width, stride)
+        self.residual = config.shortcut != "none"
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j k"]:
         """Computes relu(F(x) + shortcut(x))."""
-        identity = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        out += identity
+        if self.residual:
+            out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
 
 
@@ -69,23 +71,92 @@ class Bottleneck(nnx.Module):
         self.conv3 = layers.conv(inner, out_channels, 1)
         self.bn3 = layers.norm(out_channels, zero_init=config.zero_init_residual)
         self.relu = layers.relu()
-        self.downsample = _projection(layers, in_channels, out_channels, stride)
+        self.downsample = shortcut(layers, in_channels, out_channels, stride)
+        self.residual = config.shortcut != "none"
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j k"]:
         """Computes relu(F(x) + shortcut(x))."""
-        identity = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        out += identity
+        if self.residual:
+            out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
 
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
+def shortcut(
+    layers: Layers, in_channels: int, out_channels: int, stride: int
+) -> nnx.Module | None:
+    """Makes what stands beside a block; ``None`` is the identity."""
+    option = layers.config.shortcut
+    same = stride == 1 and in_channels == out_channels
+    if option == "none" or (same and option != "C"):
+        return None
+    if option == "A":
+        return layers.pad_channels(out_channels - in_channels, stride=stride)
+    norm = layers.norm(out_channels)
+    if option == "D":  # the pool sees every pixel; a strided 1x1 sees one in four
+        conv = layers.conv(in_channels, out_channels, 1)
+        return Sequential(layers.pool_down(stride), conv, norm)
+    return Sequential(layers.conv(in_channels, out_channels, 1, stride=stride), norm)
+
+
+# Stems and heads are rows of named layers, applied in order. The names belong to the
+# network itself, as torchvision's do.
+
+
+def stem(layers: Layers, width: int) -> dict:
+    """Makes what stands before the first stage."""
+    kind, in_channels = layers.config.stem, layers.config.in_channels
+    if kind == "3x3":
+        conv1 = layers.conv(in_channels, width, 3)
+    elif kind == "7x7":
+        conv1 = layers.conv(in_channels, width, 7, stride=2)
+    else:
+        half = width // 2
+        conv1 = Sequential(
+            layers.conv(in_channels, half, 3, stride=2),
+            layers.norm(half),
+            layers.relu(),
+            layers.conv(half, half, 3),
+            layers.norm(half),
+            layers.relu(),
+            layers.conv(half, width, 3),
+        )
+    row = {"conv1": conv1, "bn1": layers.norm(width), "relu": layers.relu()}
+    return row if kind == "3x3" else row | {"maxpool": layers.maxpool(3, stride=2)}
+
+
+def head(layers: Layers, channels: int) -> dict:
+    """Makes what stands behind the last stage."""
+    config = layers.config
+    if config.head == "linear":
+        fc = layers.linear(channels, config.num_classes)
+        return {"avgpool": layers.avgpool(), "flatten": flatten, "fc": fc}
+    if config.head == "signal":
+        features = channels * config.signal_positions
+        return {
+            "avgpool": layers.avgpool_along(SIGNAL_POOL),
+            "flatten": layers.flatten(features),
+            "fc": layers.linear(features, config.num_classes),
+            "as_signal": as_signal,
+        }
+    width = CONV_HEAD_CHANNELS
+    features = width * CONV_HEAD_POSITIONS
+    return {
+        "maxpool2": layers.maxpool(3, stride=2),
+        "conv2": layers.conv(channels, width, 1),
+        "flatten": layers.flatten(features),
+        "fc1": layers.linear(features, width),
+        "fc2": layers.linear(width, config.num_classes),
+    }
+
+
 class ResNet(nnx.Module):
-    """A residual network: stem, stages ``layer1`` … ``layerN``, linear head.
+    """A residual network: stem, stages ``layer1`` … ``layerN``, head.
 
     Args:
         layers: maker of the layers, with the configuration that it follows.
@@ -96,13 +167,11 @@ class ResNet(nnx.Module):
         config = layers.config
         channels = config.widths[0]
         self.config = config
-        self.conv1 = layers.conv(config.in_channels, channels, 7, stride=2)
-        self.bn1 = layers.norm(channels)
-        self.relu = layers.relu()
-        self.maxpool = layers.maxpool(3, stride=2)
+        self.stem_names = self._add(stem(layers, channels))
+        self.stage_names = tuple(f"layer{i + 1}" for i in range(len(config.widths)))
         dilation = 1
-        for index, width in enumerate(config.widths):
-            stride = 1 if index == 0 else 2
+        for index, name in enumerate(self.stage_names):
+            width, stride = config.widths[index], 1 if index == 0 else 2
             first_dilation = dilation
             if index > 0 and config.replace_stride_with_dilation[index - 1]:
                 dilation, stride = dilation * stride, 1
@@ -120,19 +189,15 @@ class ResNet(nnx.Module):
                     )
                 )
                 channels = width * config.expansion
-            setattr(self, f"layer{index + 1}", Sequential(*blocks))
-        if config.include_top:
-            self.avgpool = layers.avgpool()
-            self.fc = layers.linear(channels, config.num_classes)
+            setattr(self, name, Sequential(*blocks))
+        self.head_names = self._add(
+            head(layers, channels) if config.include_top else {}
+        )
 
-    def stem(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j k"]:
-        """Computes what enters the first stage."""
-        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
-
-    def stages(self) -> list[tuple[str, Sequential]]:
-        """Returns the stages with their names, in order."""
-        names = [f"layer{index + 1}" for index in range(len(self.config.layers))]
-        return [(name, getattr(self, name)) for name in names]
+    def _add(self, row: dict) -> tuple[str, ...]:
+        for name, layer in row.items():
+            setattr(self, name, layer)
+        return tuple(row)
 
     def features(self, x: Float[Array, "n h w c"]) -> dict[str, Array]:
         """Computes the maps that the stages hand on.
@@ -144,10 +209,11 @@ class ResNet(nnx.Module):
             The map after the stem (its pool included) as ``stem``, and after each stage
             by the stage's name, in order.
         """
-        x = self.stem(x)
+        for name in self.stem_names:
+            x = getattr(self, name)(x)
         maps = {"stem": x}
-        for name, stage in self.stages():
-            x = stage(x)
+        for name in self.stage_names:
+            x = getattr(self, name)(x)
             maps[name] = x
         return maps
 
@@ -157,21 +223,6 @@ class ResNet(nnx.Module):
         Args:
             x: images.
         """
-        x = self.stem(x)
-        for _, stage in self.stages():
-            x = stage(x)
-        if not self.config.include_top:
-            return x
-        return self.fc(flatten(self.avgpool(x)))
-
-
-def _projection(
-    layers: Layers, in_channels: int, out_channels: int, stride: int
-) -> Sequential | None:
-    """The 1x1 convolution of a shortcut whose shape changes (option B)."""
-    if stride == 1 and in_channels == out_channels:
-        return None
-    return Sequential(
-        layers.conv(in_channels, out_channels, 1, stride=stride),
-        layers.norm(out_channels),
-    )
+        for name in self.stem_names + self.stage_names + self.head_names:
+            x = getattr(self, name)(x)
+        return x

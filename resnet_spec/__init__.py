@@ -1,7 +1,14 @@
 """What a residual network is, without any framework: standard library only."""
 
 from resnet_spec.config import ResNetConfig
-from resnet_spec.variants import describe, find_name, get_config, list_models, resolve
+from resnet_spec.variants import (
+    closest_name,
+    describe,
+    find_name,
+    get_config,
+    list_models,
+    resolve,
+)
 from resnet_spec.weights import (
     PublishedWeights,
     class_names,
@@ -13,6 +20,7 @@ __all__ = [
     "PublishedWeights",
     "ResNetConfig",
     "class_names",
+    "closest_name",
     "describe",
     "find_name",
     "get_config",

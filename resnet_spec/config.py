@@ -6,10 +6,23 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 Block = Literal["basic", "bottleneck"]
+Head = Literal["linear", "signal", "conv"]
+Shortcut = Literal["A", "B", "C", "D", "none"]
+Stem = Literal["7x7", "3x3", "deep"]
 StrideOn = Literal["1x1", "3x3"]
+
+SIGNAL_POOL = 4
+"""Width and stride of the signal head's pool."""
+
+CONV_HEAD_POSITIONS = 48
+"""Positions of the map that the convolutional head's linear layer weighs."""
+
+CONV_HEAD_CHANNELS = 128
+"""Channels of that map, and width of the layer behind it."""
 
 EXPANSION: Mapping[str, int] = {"basic": 1, "bottleneck": 4}
 """Output channels of a block over its width (He et al. 2015, Table 1)."""
@@ -26,6 +39,20 @@ class ResNetConfig:
         groups: groups of the 3x3 convolution of a bottleneck (ResNeXt).
         width_per_group: as in torchvision, the inner width of a bottleneck is
             ``int(width * width_per_group / 64) * groups``.
+        stem: ``"7x7"``: stride 2, then a max-pool of stride 2; ``"3x3"``: stride 1 and
+            no pool (paper, section 4.2); ``"deep"``: three 3x3 in place of the 7x7
+            (ResNet-D, arXiv 1812.01187, figure 2c).
+        shortcut: where a block changes the shape, ``"A"``: every other pixel, new
+            channels zero; ``"B"``: a 1x1 projection; ``"D"``: an average pool, then a
+            projection (ResNet-D). ``"C"``: projections in every block. ``"none"``: no
+            shortcut at all, the paper's plain network. (Paper, sections 3.3 and 4.1.)
+        head: ``"linear"``: average pool and linear layer; ``"signal"``: pool of width
+            4, linear layer over all positions, result (n, 1, 1, classes) in torch's
+            order of axes; ``"conv"``: max-pool, 1x1 convolution to 128 channels, two
+            linear layers over 48 positions.
+        conv_bias: give every convolution a bias.
+        dimensions: 2, or 1 for signals of height 1: kernels are then 1 pixel high.
+        signal_width: width of the signals that the signal head is made for, in pixels.
         stride_on: which convolution of a bottleneck carries the stride of its stage:
             ``"3x3"`` as torchvision does (v1.5) or ``"1x1"`` as in the paper (v1).
         replace_stride_with_dilation: one boolean per stage after the first; ``()`` is
@@ -47,6 +74,12 @@ class ResNetConfig:
     widths: tuple[int, ...] = (64, 128, 256, 512)
     groups: int = 1
     width_per_group: int = 64
+    stem: Stem = "7x7"
+    shortcut: Shortcut = "B"
+    head: Head = "linear"
+    conv_bias: bool = False
+    dimensions: int = 2
+    signal_width: int | None = None
     stride_on: StrideOn = "3x3"
     replace_stride_with_dilation: tuple[bool, ...] = ()
     in_channels: int = 3
@@ -64,12 +97,9 @@ class ResNetConfig:
             object.__setattr__(self, "replace_stride_with_dilation", undilated)
         self._as_tuple("replace_stride_with_dilation")
 
-        self._check("block", self.block in get_args(Block), f"one of {get_args(Block)}")
-        self._check(
-            "stride_on",
-            self.stride_on in get_args(StrideOn),
-            f"one of {get_args(StrideOn)}",
-        )
+        for field, choices in _CHOICES.items():
+            known = getattr(self, field) in choices
+            self._check(field, known, f"one of {', '.join(map(repr, choices))}")
         for field in ("layers", "widths"):
             values = getattr(self, field)
             self._check(
@@ -87,7 +117,7 @@ class ResNetConfig:
         )
         for field in ("groups", "width_per_group", "in_channels", "num_classes"):
             self._check(field, _is_count(getattr(self, field)), "a positive integer")
-        for field in ("include_top", "zero_init_residual"):
+        for field in ("include_top", "zero_init_residual", "conv_bias"):
             value = getattr(self, field)
             self._check(field, isinstance(value, bool), "True or False")
         for field in ("norm_eps", "norm_momentum"):
@@ -100,6 +130,15 @@ class ResNetConfig:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
+        self._check_head()
+        if self.stem == "deep":
+            even = self.widths[0] % 2 == 0
+            self._check("widths", even, "even at first: a deep stem has half of it")
+        if self.shortcut == "D" and any(self.replace_stride_with_dilation):
+            raise _invalid("shortcut", "D", "another one in a dilated network")
+        narrowing = any(b < a for a, b in pairwise(self.widths))
+        if self.shortcut == "A" and narrowing:
+            raise _invalid("shortcut", "A", "another one where widths become smaller")
         if self.block == "basic":
             # A basic block has no inner width that groups could divide, and no 1x1
             # on its main path that could carry a stride; torchvision refuses too.
@@ -116,6 +155,20 @@ class ResNetConfig:
                     f"large enough to give the stage of width {width} a channel",
                 )
 
+    def _check_head(self) -> None:
+        if self.head != "linear":
+            dimensions = {"signal": 1, "conv": 2}[self.head]
+            fits = self.dimensions == dimensions
+            self._check("dimensions", fits, f"{dimensions} with head {self.head!r}")
+        if self.head == "signal":
+            positive = _is_count(self.signal_width)
+            self._check("signal_width", positive, "a positive integer")
+            wide = self.signal_positions > 0
+            self._check("signal_width", wide, "wide enough for a pool of width 4")
+        else:
+            unused = self.signal_width is None
+            self._check("signal_width", unused, "None without a signal head")
+
     def _as_tuple(self, field: str) -> None:
         value = getattr(self, field)
         if not isinstance(value, tuple | list):
@@ -130,6 +183,30 @@ class ResNetConfig:
     def expansion(self) -> int:
         """Output channels of a block over its stage's width."""
         return EXPANSION[self.block]
+
+    @property
+    def halvings(self) -> int:
+        """How often the body halves the map, each time rounding up."""
+        stem = 0 if self.stem == "3x3" else 2
+        return stem + self.replace_stride_with_dilation.count(False)
+
+    @property
+    def signal_positions(self) -> int:
+        """Width of the map behind the signal head's pool."""
+        return _halve(self.signal_width or 0, self.halvings) // SIGNAL_POOL
+
+    def fitting_inputs(self) -> str:
+        """Says which images fit the head."""
+        if self.head == "signal":
+            first = SIGNAL_POOL * self.signal_positions - 1 << self.halvings
+            last = first + (SIGNAL_POOL << self.halvings)
+            return f"signals of height 1 and width {first + 1} to {last} fit"
+        if self.head == "conv":
+            scale = 2 ** (self.halvings + 1)
+            frames = ((6, 8), (8, 6), (4, 12))
+            sizes = [f"{height * scale}x{width * scale}" for height, width in frames]
+            return f"frames of {', '.join(sizes)} fit, height by width"
+        return "images of any size fit"
 
     def inner_width(self, width: int) -> int:
         """Channels of the 3x3 convolution in a block of a stage of this width."""
@@ -167,6 +244,20 @@ class ResNetConfig:
             return cls(**fields)
         except TypeError as error:
             raise ValueError(f"not a ResNetConfig: {error}") from error
+
+
+_CHOICES: Mapping[str, tuple[object, ...]] = {
+    "block": get_args(Block),
+    "stem": get_args(Stem),
+    "shortcut": get_args(Shortcut),
+    "head": get_args(Head),
+    "stride_on": get_args(StrideOn),
+    "dimensions": (1, 2),
+}
+
+
+def _halve(size: int, times: int) -> int:
+    return -(-size >> times)
 
 
 def _is_count(value: object) -> bool:

@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from resnet_spec.config import Block, ResNetConfig
+from resnet_spec.config import Block, ResNetConfig, Shortcut
 
 
 def _net(block: Block, layers: tuple[int, ...], **settings: Any) -> ResNetConfig:
     return ResNetConfig(block=block, layers=layers, **settings)
 
+
+def _cifar(n: int, *, shortcut: Shortcut = "A") -> ResNetConfig:
+    """Depth 6n + 2 (paper, section 4.2)."""
+    return _net(
+        "basic",
+        (n, n, n),
+        widths=(16, 32, 64),
+        stem="3x3",
+        shortcut=shortcut,
+        num_classes=10,
+    )
+
+
+_SIGNAL: dict[str, Any] = {
+    "stem": "3x3",
+    "head": "signal",
+    "dimensions": 1,
+    "signal_width": 1000,
+    "in_channels": 1,
+}
 
 # fmt: off
 _VARIANTS: dict[str, ResNetConfig] = {
@@ -26,6 +46,22 @@ _VARIANTS: dict[str, ResNetConfig] = {
     "resnet50_v1":      _net("bottleneck",(3, 4, 6, 3), stride_on="1x1"),
     "resnet101_v1":     _net("bottleneck",(3, 4, 23, 3), stride_on="1x1"),
     "resnet152_v1":     _net("bottleneck",(3, 8, 36, 3), stride_on="1x1"),
+    "plain18":          _net("basic",     (2, 2, 2, 2), shortcut="none"),
+    "plain34":          _net("basic",     (3, 4, 6, 3), shortcut="none"),
+    "cifar_resnet20":   _cifar(3),
+    "cifar_resnet32":   _cifar(5),
+    "cifar_resnet44":   _cifar(7),
+    "cifar_resnet56":   _cifar(9),
+    "cifar_resnet110":  _cifar(18),
+    "cifar_resnet1202": _cifar(200),
+    "cifar_plain20":    _cifar(3, shortcut="none"),
+    "cifar_plain32":    _cifar(5, shortcut="none"),
+    "cifar_plain44":    _cifar(7, shortcut="none"),
+    "cifar_plain56":    _cifar(9, shortcut="none"),
+    "resnet18_1d":      _net("basic",     (2, 2, 2, 2), **_SIGNAL),
+    "resnet18_conv_head": _net("basic",   (2, 2, 2, 2), head="conv", num_classes=2),
+    "resnet50_conv_head": _net("bottleneck", (3, 4, 6, 3), head="conv", num_classes=2),
+    "resnet50d":        _net("bottleneck",(3, 4, 6, 3), stem="deep", shortcut="D"),
 }
 # fmt: on
 
@@ -53,16 +89,26 @@ def find_name(config: ResNetConfig) -> str | None:
 
 def describe(config: ResNetConfig) -> str:
     """Returns a network's name, with what differs if only its input or head does."""
-    name = find_name(config.replace(num_classes=1000, in_channels=3, include_top=True))
+    name = closest_name(config)
     if name is None:
         return f"a network of {'-'.join(map(str, config.layers))} {config.block} blocks"
     base = get_config(name)
     differs = [
         f"{field}={getattr(config, field)}"
-        for field in ("num_classes", "in_channels", "include_top")
+        for field in _OUTER
         if getattr(config, field) != getattr(base, field)
     ]
     return f"{name} with {', '.join(differs)}" if differs else name
+
+
+def closest_name(config: ResNetConfig) -> str | None:
+    """Returns the name of a network with this body, whatever its input and head."""
+    outer = {field: getattr(config, field) for field in _OUTER}
+    names = [name for name, row in _VARIANTS.items() if row.replace(**outer) == config]
+    return next(iter(names), None)
+
+
+_OUTER = ("num_classes", "in_channels", "include_top")
 
 
 def resolve(name_or_config: str | ResNetConfig, **overrides: Any) -> ResNetConfig:

@@ -44,21 +44,24 @@ class Layers:
         dilation: int = 1,
         groups: int = 1,
     ) -> nn.Conv2d:
-        """A square convolution that keeps the map's size at stride 1."""
+        """A convolution that keeps the map's size at stride 1."""
         conv = _build(
             nn.Conv2d,
             in_channels,
             out_channels,
-            kernel_size,
+            self._window(kernel_size),
             stride=stride,
-            padding=_padding(kernel_size, dilation),
+            padding=self._padding(kernel_size, dilation),
             dilation=dilation,
             groups=groups,
-            bias=False,
+            bias=self.config.conv_bias,
         )
         nn.init.kaiming_normal_(
             conv.weight, mode="fan_out", nonlinearity="relu", generator=self.generator
         )
+        if conv.bias is not None:  # torch's default, which torchvision leaves as it is
+            bound = conv.weight[0].numel() ** -0.5
+            nn.init.uniform_(conv.bias, -bound, bound, generator=self.generator)
         return conv
 
     def norm(self, channels: int, *, zero_init: bool = False) -> nn.BatchNorm2d:
@@ -76,12 +79,33 @@ class Layers:
 
     def maxpool(self, kernel_size: int, *, stride: int) -> nn.MaxPool2d:
         """The maximum over a window; padded positions never win."""
-        padding = _padding(kernel_size)
-        return nn.MaxPool2d(kernel_size, stride=stride, padding=padding)
+        if self.config.dimensions == 2:  # by integers, as torchvision prints it
+            return nn.MaxPool2d(kernel_size, stride=stride, padding=kernel_size // 2)
+        window, padding = self._window(kernel_size), self._padding(kernel_size)
+        return nn.MaxPool2d(window, stride=stride, padding=padding)
 
     def avgpool(self) -> nn.AdaptiveAvgPool2d:
         """The mean over the whole map, whatever its size."""
         return nn.AdaptiveAvgPool2d((1, 1))
+
+    def avgpool_along(self, width: int) -> nn.AvgPool2d:
+        """The mean over windows of one row that do not overlap."""
+        return nn.AvgPool2d((1, width), stride=(1, width))
+
+    def pool_down(self, stride: int) -> nn.Module:
+        """The mean over 2x2 windows; the last of a row may hang over the rim."""
+        if stride == 1:
+            return nn.Identity()
+        window = self._window(2)
+        return nn.AvgPool2d(window, stride, ceil_mode=True, count_include_pad=False)
+
+    def pad_channels(self, channels: int, *, stride: int) -> PadChannels:
+        """Every stride-th pixel, with channels of zeros behind its own."""
+        return PadChannels(channels, stride=stride)
+
+    def flatten(self, features: int) -> Flatten:
+        """All values of an image in one row, if there are as many as expected."""
+        return Flatten(features, self.config.fitting_inputs())
 
     def linear(self, in_features: int, out_features: int) -> nn.Linear:
         """A linear layer with bias, both drawn from ±1/√in_features."""
@@ -91,14 +115,54 @@ class Layers:
         nn.init.uniform_(linear.bias, -bound, bound, generator=self.generator)
         return linear
 
+    def _window(self, size: int) -> tuple[int, int]:
+        return (size if self.config.dimensions == 2 else 1, size)
+
+    def _padding(self, size: int, dilation: int = 1) -> tuple[int, int]:
+        rows, columns = (dilation * (n - 1) // 2 for n in self._window(size))
+        return (rows, columns)
+
+
+class PadChannels(nn.Module):
+    """The shortcut without parameters between maps of other shape (paper, option A)."""
+
+    def __init__(self, channels: int, *, stride: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.stride = stride
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k i j"]:
+        """Subsamples and pads."""
+        x = x[:, :, :: self.stride, :: self.stride]
+        return nn.functional.pad(x, (0, 0, 0, 0, 0, self.channels))
+
+
+class Flatten(nn.Module):
+    """:func:`flatten` before a linear layer that has a weight for each position."""
+
+    def __init__(self, features: int, fitting: str) -> None:
+        super().__init__()
+        self.features = features
+        self.fitting = fitting
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n chw"]:
+        """Flattens; raises ValueError, with the sizes that fit, for other maps."""
+        if x[0].numel() != self.features:
+            raise ValueError(
+                f"the map before the linear layer is {tuple(x.shape[1:])}, "
+                f"{x[0].numel()} values instead of {self.features}; {self.fitting}"
+            )
+        return flatten(x)
+
+
+def as_signal(x: Float[Tensor, "n k"]) -> Float[Tensor, "n 1 1 k"]:
+    """Scores as a signal of height 1 with one channel."""
+    return x[:, None, None, :]
+
 
 def flatten(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n chw"]:
     """All values of an image in one row: channels, then rows, then columns."""
     return torch.flatten(x, 1)
-
-
-def _padding(kernel_size: int, dilation: int = 1) -> int:
-    return dilation * (kernel_size - 1) // 2
 
 
 def _build(layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -57,6 +58,7 @@ def test_the_first_commands_are_the_two_of_the_makefile():
             ["make", "-n", "-B", target, f"PYTHON={sys.executable}"],
             cwd=ROOT,
             text=True,
+            env={"PATH": os.environ["PATH"]},  # not what an outer make passes on
         )
         for step in _blocks("sh")[0].splitlines()[:2]:
             words = step.replace("python3", sys.executable)
