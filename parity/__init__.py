@@ -11,7 +11,15 @@ from parity.errors import CheckpointError, DownloadError, OutputError
 from parity.images import load_image
 from parity.report import Report
 from parity.samples import random_images, random_state
-from parity.state import cast, digest_of, entries, load_state_dict, state_dict
+from parity.state import (
+    Loaded,
+    adapt_in_channels,
+    cast,
+    digest_of,
+    entries,
+    load_state_dict,
+    state_dict,
+)
 from parity.summary import Layer, layers
 from parity.writing import save
 
@@ -20,9 +28,11 @@ __all__ = [
     "Conversion",
     "DownloadError",
     "Layer",
+    "Loaded",
     "OutputError",
     "Report",
     "StateDict",
+    "adapt_in_channels",
     "cast",
     "check",
     "convert",

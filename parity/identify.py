@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from resnet_spec import ResNetConfig, find_name
+import resnet_spec
+from resnet_spec import ResNetConfig
+from resnet_spec.config import EXPANSION, SIGNAL_POOL
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -12,49 +15,51 @@ Shapes = Mapping[str, tuple[int, ...]]
 def identify(shapes: Shapes) -> ResNetConfig | None:
     """Reads the configuration off the names and shapes of a state in torch's layout.
 
-    What shapes do not show has its default: the stride of a bottleneck is taken to be
-    on the 3x3 (v1.5), as torchvision has it; dilation, eps and momentum likewise.
+    What shapes do not show has its default: a bottleneck strides on its 3x3 (v1.5), as
+    torchvision's do, without projections the shortcut is A, not none; nothing is
+    dilated; eps and momentum are torch's.
 
     Returns:
         The configuration, or ``None`` if this is no residual network of this family.
         The state may still lack entries, or have others: that is for a strict check.
     """
     try:
-        layers = _count_blocks(shapes)
-        bottleneck = "layer1.0.conv3.weight" in shapes
-        last = "conv3" if bottleneck else "conv2"
-        expansion = 4 if bottleneck else 1
-        widths = tuple(
-            shapes[f"layer{stage + 1}.0.{last}.weight"][0] // expansion
-            for stage in range(len(layers))
-        )
-        inner, per_group, _, _ = shapes["layer1.0.conv2.weight"]
-        groups = inner // per_group
-        stem = shapes["conv1.weight"]
-        top = shapes.get("fc.weight")
-        config = ResNetConfig(
-            block="bottleneck" if bottleneck else "basic",
-            layers=layers,
-            widths=widths,
-            groups=groups,
-            width_per_group=per_group * 64 // widths[0],
-            in_channels=stem[1],
-            num_classes=1000 if top is None else top[0],
-            include_top=top is not None,
-        )
+        return ResNetConfig(**_fields(shapes))
     except (KeyError, IndexError, ValueError, ZeroDivisionError):
         return None
-    if stem[0] != config.widths[0] or stem[2:] != (7, 7):
-        return None  # another stem: a deep one, or a CIFAR network's
-    return config
 
 
 def closest_name(shapes: Shapes) -> str | None:
     """Returns the name of the network that a state's body looks like."""
     config = identify(shapes)
-    if config is None:
-        return None
-    return find_name(config.replace(num_classes=1000, in_channels=3, include_top=True))
+    return None if config is None else resnet_spec.closest_name(config)
+
+
+def _fields(shapes: Shapes) -> dict[str, Any]:
+    layers = _count_blocks(shapes)
+    block = "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic"
+    last = {"basic": "conv2", "bottleneck": "conv3"}[block]
+    widths = tuple(
+        shapes[f"layer{stage + 1}.0.{last}.weight"][0] // EXPANSION[block]
+        for stage in range(len(layers))
+    )
+    inner, per_group, height, width = shapes["layer1.0.conv2.weight"]
+    deep = "conv1.0.weight" in shapes
+    first = shapes["conv1.0.weight" if deep else "conv1.weight"]
+    stem = {3: "3x3", 7: "7x7"}[first[3]]
+    fields: dict[str, Any] = {
+        "block": block,
+        "layers": layers,
+        "widths": widths,
+        "groups": inner // per_group,
+        "width_per_group": per_group * 64 // widths[0] if block == "bottleneck" else 64,
+        "stem": "deep" if deep else stem,
+        "shortcut": _shortcut(shapes, layers),
+        "conv_bias": "layer1.0.conv1.bias" in shapes,
+        "dimensions": 1 if height < width else 2,
+        "in_channels": first[1],
+    }
+    return fields | _head(shapes, ResNetConfig(**fields))
 
 
 def _count_blocks(shapes: Shapes) -> tuple[int, ...]:
@@ -66,3 +71,32 @@ def _count_blocks(shapes: Shapes) -> tuple[int, ...]:
             blocks.setdefault(int(stage[5:]), set()).add(int(block))
     # A gap in either numbering is no network's.
     return tuple(max(blocks[stage + 1]) + 1 for stage in range(max(blocks)))
+
+
+def _shortcut(shapes: Shapes, layers: tuple[int, ...]) -> str:
+    projected = {name.rpartition(".downsample.")[0] for name in shapes} - {""}
+    if not projected:
+        return "A"
+    if any(name.endswith("downsample.2.weight") for name in shapes):
+        return "D"
+    every = f"layer1.{layers[0] - 1}" in projected and layers[0] > 1
+    return "C" if every or (layers[0] == 1 and len(projected) == sum(layers)) else "B"
+
+
+def _head(shapes: Shapes, body: ResNetConfig) -> dict[str, Any]:
+    if "fc2.weight" in shapes:
+        return {"head": "conv", "num_classes": shapes["fc2.weight"][0]}
+    if "fc.weight" not in shapes:
+        return {"include_top": False}
+    classes, features = shapes["fc.weight"]
+    channels = body.widths[-1] * body.expansion
+    if features == channels:
+        return {"num_classes": classes}
+    # Any width that pools to as many positions has the same weights; 1000 is the one
+    # that the network was made for.
+    positions = features // channels
+    for width in (1000, positions * SIGNAL_POOL << body.halvings):
+        head = {"num_classes": classes, "head": "signal", "signal_width": width}
+        if body.replace(**head).signal_positions == positions:
+            return head
+    return {"num_classes": classes}

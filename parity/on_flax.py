@@ -44,6 +44,8 @@ def assign(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes entries that have been checked into the model; fills an abstract one."""
     values = []
     for name, leaf, variable in _variables(model):
+        if name not in arrays:
+            continue
         old = variable.get_value()
         array = names.to_flax(leaf, arrays[name])
         place = old.sharding if isinstance(old, jax.Array) else None

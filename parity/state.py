@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import Any
 
@@ -86,7 +88,28 @@ def digest_of(model: Any) -> str:
     return digest(state_dict(model))
 
 
-def load_state_dict(model: Any, mapping: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class Loaded:
+    """What :func:`load_state_dict` did with the entries that it was told to ignore.
+
+    Args:
+        left_out: entries of the mapping that were not loaded.
+        kept: entries of the model that are as they were.
+    """
+
+    left_out: tuple[str, ...]
+    kept: tuple[str, ...]
+
+    def __str__(self) -> str:
+        def names(group: tuple[str, ...]) -> str:
+            return ", ".join(group) or "nothing"
+
+        return f"left out {names(self.left_out)}; kept {names(self.kept)}"
+
+
+def load_state_dict(
+    model: Any, mapping: Mapping[str, Any], *, ignore: Sequence[str] = ()
+) -> Loaded:
     """Writes a state into either twin, all of it or nothing, bit for bit.
 
     Args:
@@ -94,6 +117,11 @@ def load_state_dict(model: Any, mapping: Mapping[str, Any]) -> None:
             device, or from ``nnx.eval_shape``) gets its data here.
         mapping: as :func:`state_dict` returns it. Tensors of torch and arrays of JAX
             are taken too.
+        ignore: patterns of names, as ``"fc.*"``, that are not loaded, whether the
+            mapping, the model or both have them: the way to another head.
+
+    Returns:
+        What was left out, and what the model kept; nothing without ``ignore``.
 
     Raises:
         CheckpointError: entries are missing, unexpected, of another shape or of another
@@ -101,9 +129,51 @@ def load_state_dict(model: Any, mapping: Mapping[str, Any]) -> None:
         TypeError: the model belongs to neither framework.
     """
     hands = adapter(model)
+    expected = hands.entries(model)
     arrays = {name: as_array(value) for name, value in mapping.items()}
-    require(arrays, hands.entries(model))
+
+    def ignored(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(n for n in names if any(fnmatchcase(n, p) for p in ignore))
+
+    found = Loaded(left_out=ignored(arrays), kept=ignored(expected))
+    for name in found.left_out:
+        del arrays[name]
+    require(arrays, {n: e for n, e in expected.items() if n not in found.kept})
     hands.assign(model, arrays)
+    return found
+
+
+def adapt_in_channels(
+    mapping: Mapping[str, np.ndarray], in_channels: int, *, key: str = "conv1.weight"
+) -> dict[str, np.ndarray]:
+    """Fits the first convolution to another number of channels, as timm does.
+
+    One channel gets the sum of the kernels, so that a gray image gives what it gave as
+    RGB. More channels repeat the kernels, scaled so that the sum stays. (timm,
+    ``adapt_input_conv``.)
+
+    Args:
+        mapping: a state whose first convolution takes three channels.
+        in_channels: how many it shall take.
+        key: its weight; ``conv1.0.weight`` in a deep stem.
+
+    Raises:
+        ValueError: there is no such kernel of three channels.
+    """
+    kernel = mapping.get(key)
+    if kernel is None or kernel.ndim != 4 or kernel.shape[1] != 3:
+        shape = None if kernel is None else kernel.shape
+        raise ValueError(f"{key} is {shape}; it must be a kernel of 3 input channels")
+    wide = kernel.astype(np.promote_types(kernel.dtype, np.float32))
+    if in_channels == 1:
+        adapted = wide.sum(1, keepdims=True)
+    elif in_channels == 3:
+        adapted = wide
+    else:
+        repeats = -(-in_channels // 3)
+        adapted = np.tile(wide, (1, repeats, 1, 1))[:, :in_channels]
+        adapted *= wide.dtype.type(3 / in_channels)
+    return {**mapping, key: adapted.astype(kernel.dtype)}
 
 
 def cast(mapping: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:

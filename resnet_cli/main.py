@@ -107,60 +107,52 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def summary(
-    name: Name,
+    name: Annotated[
+        Optional[str],  # noqa: UP045  see Key
+        typer.Argument(help="A network, from `resnet-twins list`."),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="One line for every network.")
+    ] = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Our counts beside those the paper prints.")
+    ] = False,
+    plot: Annotated[
+        Optional[Path],  # noqa: UP045  see Key
+        typer.Option(help="With --all: draw parameters against multiply-adds."),
+    ] = None,
     backend: Annotated[
         Backend, typer.Option(help="Whose table; with both, their equality is checked.")
     ] = Backend.both,
     size: Annotated[
-        str, typer.Option(help="Height and width of the image.")
-    ] = "224x224",
+        Optional[str],  # noqa: UP045  see Key
+        typer.Option(help="Of the image; by default what the network was made for."),
+    ] = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     as_json: Json = False,
 ) -> None:
     """Print a network's layers: shapes, kernels, parameters, multiply-adds."""
-    from dataclasses import asdict
+    from resnet_cli import tables
 
-    from parity import layers
-    from parity.text import table
-    from parity.twins import ABSTRACT
-
-    config = _config(name, settings)
-    shape = (config.in_channels, *_size(size))
-    tables = [layers(ABSTRACT[f](config), shape) for f in backend.frameworks()]
-    found = tables[0]
-    if any(other != found for other in tables):
-        raise AssertionError("the twins' tables differ")
-    totals = {
-        "parameters": sum(layer.parameters for layer in found),
-        "multiply_adds": sum(layer.multiply_adds for layer in found),
-    }
-    if as_json:
-        print(json.dumps(totals | {"layers": [asdict(layer) for layer in found]}))
-        return
-
-    def times(shape: Sequence[int] | None) -> str:
-        return "" if shape is None else "x".join(map(str, shape))
-
-    lines = [
-        (
-            *(layer.name, layer.kind, times(layer.input), times(layer.output)),
-            *("" if v is None else str(v) for v in (layer.stride, layer.padding)),
-            "yes" if layer.projection else "",
-            times(layer.kernel),
-            layer.parameters,
-            layer.multiply_adds,
-        )
-        for layer in found
-    ]
-    heads = (
-        *("layer", "kind", "in", "out", "stride", "pad", "projection", "kernel"),
-        *("parameters", "multiply-adds"),
-    )
-    print(table(heads, lines))
-    print(
-        f"\n{name}, {times(shape)}: {totals['parameters']:,} parameters, "
-        f"{totals['multiply_adds']:,} multiply-adds"
-    )
+    frameworks = backend.frameworks()
+    chosen = [name is not None, every, paper]
+    if chosen.count(True) != 1:
+        raise ValueError("summary takes a network's name, --all or --paper")
+    if plot is not None and not every:
+        raise ValueError("--plot goes with --all")
+    if paper:
+        with _status("counting"):
+            table, rows = tables.of_paper(frameworks)
+    elif every:
+        with _status("counting") as say:
+            table, rows = tables.of_all(frameworks, say)
+        if plot is not None:
+            tables.plot(rows, plot)
+    else:
+        config = _config(name or "", settings)
+        pixels = _size(size) if size is not None else config.natural_size
+        table, rows = tables.of_network(name or "", config, pixels, frameworks)
+    print(json.dumps(rows) if as_json else table)
 
 
 @app.command("convert")
@@ -221,7 +213,10 @@ def check_(
         Optional[Path],  # noqa: UP045  see Key
         typer.Option(help="A photograph; by default random images."),
     ] = None,
-    size: Annotated[str, typer.Option(help="Of random images.")] = "224x192",
+    size: Annotated[
+        Optional[str],  # noqa: UP045  see Key
+        typer.Option(help="Height and width of random images."),
+    ] = None,
     batch: Annotated[int, typer.Option(help="Number of random images.", min=1)] = 2,
     seed: Seed = 0,
     settings: Settings = [],  # noqa: B006  typer copies it
@@ -239,8 +234,9 @@ def check_(
     config = _config(name, settings)
     chosen = _weights(config, weights, seed, key, allow_nonfinite)
     if image is None:
-        images = random_images((batch, config.in_channels, *_size(size)), seed=seed)
-        what = f"{batch} random images, {size}, seed {seed}"
+        height, width = _size(size) if size else config.uneven_size
+        images = random_images((batch, config.in_channels, height, width), seed=seed)
+        what = f"{batch} random images, {height}x{width}, seed {seed}"
     else:
         images, what = load_image(image, chosen.published), str(image)
     with _status("building both twins") as say:

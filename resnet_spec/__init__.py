@@ -1,6 +1,7 @@
 """What a residual network is, without any framework: standard library only."""
 
 from resnet_spec.config import ResNetConfig
+from resnet_spec.paper import Printed, printed
 from resnet_spec.variants import (
     closest_name,
     describe,
@@ -17,6 +18,7 @@ from resnet_spec.weights import (
 )
 
 __all__ = [
+    "Printed",
     "PublishedWeights",
     "ResNetConfig",
     "class_names",
@@ -27,5 +29,6 @@ __all__ = [
     "get_weights",
     "list_models",
     "list_weights",
+    "printed",
     "resolve",
 ]

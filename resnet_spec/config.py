@@ -195,6 +195,23 @@ class ResNetConfig:
         """Width of the map behind the signal head's pool."""
         return _halve(self.signal_width or 0, self.halvings) // SIGNAL_POOL
 
+    @property
+    def natural_size(self) -> tuple[int, int]:
+        """Height and width of the images that the network was made for, in pixels."""
+        if self.head == "signal":
+            return (1, self.signal_width or 0)
+        if self.head == "conv":
+            return (6 << self.halvings + 1, 8 << self.halvings + 1)
+        side = 32 if self.stem == "3x3" else 224
+        return (side if self.dimensions == 2 else 1, side)
+
+    @property
+    def uneven_size(self) -> tuple[int, int]:
+        """A size of that order whose sides differ, where the head allows it."""
+        height, width = self.natural_size
+        square = self.head == "linear" and height == width
+        return (height, width - width // 7) if square else (height, width)
+
     def fitting_inputs(self) -> str:
         """Says which images fit the head."""
         if self.head == "signal":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from resnet_spec.config import Block, ResNetConfig, Shortcut
@@ -88,17 +89,18 @@ def find_name(config: ResNetConfig) -> str | None:
 
 
 def describe(config: ResNetConfig) -> str:
-    """Returns a network's name, with what differs if only its input or head does."""
-    name = closest_name(config)
-    if name is None:
+    """Returns the name of the nearest network, with the settings that differ."""
+
+    def differing(row: ResNetConfig) -> list[str]:
+        names = [field.name for field in fields(row)]
+        return [name for name in names if getattr(row, name) != getattr(config, name)]
+
+    distances = {name: differing(row) for name, row in _VARIANTS.items()}
+    name = min(distances, key=lambda name: len(distances[name]))
+    if {"block", "layers", "widths"}.intersection(distances[name]):
         return f"a network of {'-'.join(map(str, config.layers))} {config.block} blocks"
-    base = get_config(name)
-    differs = [
-        f"{field}={getattr(config, field)}"
-        for field in _OUTER
-        if getattr(config, field) != getattr(base, field)
-    ]
-    return f"{name} with {', '.join(differs)}" if differs else name
+    settings = [f"{field}={getattr(config, field)}" for field in distances[name]]
+    return f"{name} with {', '.join(settings)}" if settings else name
 
 
 def closest_name(config: ResNetConfig) -> str | None:

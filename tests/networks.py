@@ -12,8 +12,8 @@ from flax import nnx
 from hypothesis import strategies as st
 
 import parity
-import resnet_flax
 import resnet_torch
+from parity.twins import abstract_flax
 from resnet_spec import ResNetConfig
 
 TORCHVISION_NAMES = (
@@ -33,13 +33,26 @@ def configs(draw: st.DrawFn) -> ResNetConfig:
     """Draws small networks over every setting."""
     stages = draw(st.integers(1, 3))
     block: Any = draw(st.sampled_from(["basic", "bottleneck"]))
+    head: Any = draw(st.sampled_from(["linear", "linear", "signal", "conv"]))
 
     def per_stage(values: st.SearchStrategy[Any], count: int) -> tuple[Any, ...]:
         return tuple(draw(st.lists(values, min_size=count, max_size=count)))
 
-    inner: dict[str, Any] = {}
+    settings: dict[str, Any] = {
+        "stem": draw(st.sampled_from(["7x7", "3x3", "deep"])),
+        "shortcut": draw(st.sampled_from(["A", "B", "C", "D", "none"])),
+        "dimensions": {"signal": 1, "conv": 2}.get(head) or draw(st.integers(1, 2)),
+    }
+    widths = per_stage(st.sampled_from([4, 6, 10]), stages)
+    if settings["shortcut"] == "A":
+        widths = tuple(sorted(widths))
+    if settings["shortcut"] != "D":
+        dilated = per_stage(st.booleans(), stages - 1)
+        settings["replace_stride_with_dilation"] = dilated
+    if head == "signal":
+        settings["signal_width"] = draw(st.integers(64, 160))
     if block == "bottleneck":
-        inner = {
+        settings |= {
             "groups": draw(st.sampled_from([1, 2, 3])),
             "width_per_group": draw(st.sampled_from([32, 64, 96])),
             "stride_on": draw(st.sampled_from(["1x1", "3x3"])),
@@ -47,15 +60,36 @@ def configs(draw: st.DrawFn) -> ResNetConfig:
     return ResNetConfig(
         block=block,
         layers=per_stage(st.integers(1, 2), stages),
-        widths=per_stage(st.sampled_from([4, 6, 10]), stages),
-        replace_stride_with_dilation=per_stage(st.booleans(), stages - 1),
+        widths=widths,
+        head=head,
+        conv_bias=draw(st.booleans()),
         in_channels=draw(st.sampled_from([1, 3, 4])),
         num_classes=draw(st.integers(1, 11)),
         include_top=draw(st.booleans()),
         norm_eps=draw(st.sampled_from([1e-3, 1e-5, 1.001e-5])),
         norm_momentum=draw(st.sampled_from([0.0, 0.1, 0.9, 1.0])),
-        **inner,
+        **settings,
     )
+
+
+@st.composite
+def configs_with_images(
+    draw: st.DrawFn, *, n: int = 2
+) -> tuple[ResNetConfig, np.ndarray]:
+    """Draws a network and float64 images that fit it, even, odd and not square."""
+    config = draw(configs())
+    if config.head == "conv":
+        height, width = draw(st.sampled_from([(6, 8), (8, 6), (4, 12), (3, 16)]))
+        scale = 2 ** (config.halvings + 1)
+        # Halving rounds up, so a size may be smaller by less than the scale.
+        less = draw(st.integers(0, scale - 1)), draw(st.integers(0, scale - 1))
+        size = (height * scale - less[0], width * scale - less[1])
+    elif config.head == "signal":
+        size = (1, config.signal_width or 0)
+    else:
+        side = st.integers(33, 48)
+        size = (draw(side) if config.dimensions == 2 else 1, draw(side))
+    return config, images(config, *size, n=n, seed=draw(st.integers(0, 9)))
 
 
 def images(
@@ -77,11 +111,8 @@ def random_torch(config: ResNetConfig | str, *, seed: int = 0) -> Any:
 
 def flax_like(model: Any, dtype: str = "float32") -> Any:
     """Returns a Flax twin with the same state; float64 needs x64 mode."""
-    twin = nnx.eval_shape(
-        lambda: resnet_flax.create_model(
-            model.config, rngs=nnx.Rngs(0), param_dtype=jnp.dtype(dtype)
-        )
-    )
+    twin = abstract_flax(model.config, param_dtype=dtype)
+    twin.train()
     parity.load_state_dict(twin, parity.cast(parity.state_dict(model), dtype))
     return twin
 

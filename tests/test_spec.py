@@ -16,10 +16,15 @@ from resnet_spec import ResNetConfig, get_config
 from tests.networks import TINY, TORCHVISION_NAMES, configs
 
 
-def test_every_torchvision_resnet_and_the_papers_v1_are_listed():
+def test_every_network_of_the_references_is_listed():
+    cifar = [f"cifar_resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202)]
     assert resnet_spec.list_models() == [
         *TORCHVISION_NAMES,
         *("resnet50_v1", "resnet101_v1", "resnet152_v1"),
+        *("plain18", "plain34"),
+        *cifar,
+        *(f"cifar_plain{depth}" for depth in (20, 32, 44, 56)),
+        *("resnet18_1d", "resnet18_conv_head", "resnet50_conv_head", "resnet50d"),
     ]
 
 
@@ -49,7 +54,7 @@ def test_a_configuration_cannot_be_changed_in_place():
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        ("block", "wide", "one of ('basic', 'bottleneck')"),
+        ("block", "wide", "one of 'basic', 'bottleneck'"),
         ("layers", (), "one positive integer per stage"),
         ("layers", (2, 0), "one positive integer per stage"),
         ("layers", 3, "a tuple"),
@@ -59,12 +64,18 @@ def test_a_configuration_cannot_be_changed_in_place():
         ("groups", 2, "1 in a basic block"),
         ("width_per_group", 32, "64 in a basic block"),
         ("stride_on", "1x1", "'3x3' in a basic block"),
-        ("stride_on", "5x5", "one of ('1x1', '3x3')"),
+        ("stride_on", "5x5", "one of '1x1', '3x3'"),
         ("replace_stride_with_dilation", (False, True), "1 booleans"),
         ("replace_stride_with_dilation", (1,), "1 booleans"),
         ("in_channels", 2.0, "a positive integer"),
         ("num_classes", -1, "a positive integer"),
         ("include_top", 1, "True or False"),
+        ("stem", "5x5", "one of '7x7', '3x3', 'deep'"),
+        ("shortcut", "E", "one of 'A', 'B', 'C', 'D', 'none'"),
+        ("head", "mlp", "one of 'linear', 'signal', 'conv'"),
+        ("dimensions", 3, "one of 1, 2"),
+        ("conv_bias", 1, "True or False"),
+        ("signal_width", 100, "None without a signal head"),
         ("norm_eps", 0.0, "a number above 0"),
         ("norm_eps", float("nan"), "a number above 0"),
         ("norm_eps", "1e-5", "a number"),
@@ -82,6 +93,38 @@ def test_a_bad_value_is_refused_naming_field_value_and_what_is_allowed(
 def test_a_bottleneck_without_a_channel_is_refused():
     with pytest.raises(ValueError, match="large enough to give the stage of width 8"):
         TINY.replace(block="bottleneck", width_per_group=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"head": "signal"}, "dimensions is 2; it must be 1 with head 'signal'"),
+        ({"head": "conv", "dimensions": 1}, "must be 2 with head 'conv'"),
+        ({"head": "signal", "dimensions": 1}, "signal_width is None"),
+        (
+            {"head": "signal", "dimensions": 1, "signal_width": 9},
+            "wide enough for a pool of width 4",
+        ),
+        ({"stem": "deep", "widths": (7, 8)}, "even at first"),
+        ({"shortcut": "A", "widths": (16, 8)}, "where widths become smaller"),
+        (
+            {"shortcut": "D", "replace_stride_with_dilation": (True,)},
+            "another one in a dilated network",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message: str):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TINY.replace(**settings)
+
+
+def test_the_sizes_that_fit_a_head_are_said():
+    signal = get_config("resnet18_1d")
+    assert signal.fitting_inputs() == "signals of height 1 and width 985 to 1016 fit"
+    assert signal.signal_positions == 31
+    frames = "frames of 384x512, 512x384, 256x768 fit, height by width"
+    assert get_config("resnet50_conv_head").fitting_inputs() == frames
+    assert get_config("resnet50").fitting_inputs() == "images of any size fit"
 
 
 def test_an_unknown_setting_is_refused_with_those_that_exist():
@@ -134,9 +177,11 @@ def test_class_names_are_torchvisions():
 
 def test_a_network_is_described_by_its_name_and_what_differs():
     config = get_config("resnet50_v1").replace(num_classes=10, in_channels=1)
-    expected = "resnet50_v1 with num_classes=10, in_channels=1"
+    expected = "resnet50_v1 with in_channels=1, num_classes=10"
     assert resnet_spec.describe(config) == expected
     assert resnet_spec.describe(get_config("resnet18")) == "resnet18"
+    config = get_config("cifar_resnet20").replace(shortcut="B")
+    assert resnet_spec.describe(config) == "cifar_resnet20 with shortcut=B"
     assert resnet_spec.describe(TINY) == "a network of 1-2 basic blocks"
 
 
