@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import resnet_spec
 from parity import containers
 from parity.digest import digest
 from parity.errors import CheckpointError
@@ -24,7 +24,6 @@ from resnet_spec import ResNetConfig, describe
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "ema", "model_ema")
 _PREFIXES = ("module.", "_orig_mod.")
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
 
 
 class StateDict(dict[str, np.ndarray]):
@@ -34,20 +33,19 @@ class StateDict(dict[str, np.ndarray]):
         kind: the file's format, in words.
         notes: what was accepted, stripped or filled in, one clause each.
         metadata: what this project wrote into the file; empty for a file of others.
+        config: the network that the metadata names, if it does.
+        sha256: of the file.
     """
 
-    kind: str = ""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], content: containers.Content
+    ) -> None:
         super().__init__(arrays)
-        self.notes: list[str] = []
-        self.metadata: dict[str, Any] = {}
-
-    @property
-    def config(self) -> ResNetConfig | None:
-        """The configuration that the file carries, if it carries one."""
-        text = self.metadata.get("config")
-        return ResNetConfig.from_json(text) if isinstance(text, str) else None
+        self.kind = content.kind
+        self.notes = content.notes
+        self.metadata = content.metadata or {}
+        self.sha256 = content.sha256
+        self.config = _config_in(self.metadata)
 
 
 def load(
@@ -73,21 +71,18 @@ def load(
     """
     path = Path(path)
     try:
-        content = containers.read(path)
+        content = containers.read(path, sha256=True)
         notes = content.notes
-        _check_hash_in_name(path)
+        _check_published_name(path.name, content.sha256)
         value = _unwrap(content.value, key, notes)
-        arrays = _arrays(value, limit=2 * path.stat().st_size + 2**28)
+        arrays = _arrays(value, limit=2 * content.size + 2**28)
         _check_digest(arrays, content.metadata)
         arrays = _strip_prefixes(arrays, notes)
         arrays = _fill_counts(arrays, notes)
         _check_values(arrays, allow_nonfinite)
+        return StateDict(arrays, content)
     except CheckpointError as error:
         raise error.at(path) from error.__cause__
-    state = StateDict(arrays)
-    state.kind, state.notes = content.kind, notes
-    state.metadata = content.metadata or {}
-    return state
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -105,11 +100,8 @@ def require_config(state: StateDict, config: ResNetConfig, path: Path) -> None:
     Raises:
         CheckpointError: its metadata names another network.
     """
-
-    def function(config: ResNetConfig) -> ResNetConfig:
-        return config.replace(zero_init_residual=False, norm_momentum=0.1)
-
-    if state.config is not None and function(state.config) != function(config):
+    told = state.config
+    if told is not None and told.as_function() != config.as_function():
         raise CheckpointError(
             f"its metadata says that it belongs to {describe(state.config)} "
             f"({state.config.to_json()})",
@@ -118,33 +110,26 @@ def require_config(state: StateDict, config: ResNetConfig, path: Path) -> None:
         )
 
 
-def check_leaves(arrays: Mapping[str, np.ndarray]) -> None:
-    """Checks that every entry has a name and a dtype that weights have.
-
-    Raises:
-        CheckpointError: with every entry that has not.
-    """
-    if not arrays:
+def _config_in(metadata: Mapping[str, Any]) -> ResNetConfig | None:
+    text = metadata.get("config")
+    if not isinstance(text, str):
+        return None
+    try:
+        return ResNetConfig.from_json(text)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            "holds no weights at all", advice="Check that this is the right file"
-        )
-    problems = {
-        "wrong dtype": [
-            f"{name} {array.dtype.name}, expected one of {', '.join(DTYPES)}"
-            for name, array in arrays.items()
-            if array.dtype.name not in DTYPES
-        ],
-    }
-    if any(problems.values()):
-        raise CheckpointError(problems)
+            f"its metadata names a network that this version does not know ({error})",
+            advice="Use the version that wrote it: "
+            f"{metadata.get('tool', 'it does not say which')!s:.80}",
+        ) from error
 
 
-def _check_hash_in_name(path: Path) -> None:
-    promised = _HASH_IN_NAME.search(path.name)
-    if promised and not sha256_of(path).startswith(promised[1]):
+def _check_published_name(name: str, sha256: str) -> None:
+    promised = resnet_spec.published_sha256(name)
+    if promised is not None and not sha256.startswith(promised):
         raise CheckpointError(
-            f"its name promises the sha256 {promised[1]}, and its content has "
-            f"{sha256_of(path)[: len(promised[1])]}",
+            f"its name is that of a published file with sha256 {promised}, and its "
+            f"content has {sha256[: len(promised)]}",
             advice="Get the file again, or rename it if you changed it",
         )
 
@@ -196,14 +181,15 @@ def _arrays(value: Mapping[Any, Any], limit: int) -> dict[str, np.ndarray]:
         raise CheckpointError(
             f"its tensors claim {size} bytes, which the file cannot hold"
         )
-    arrays = {name: as_array(leaf) for name, leaf in value.items()}
-    check_leaves(arrays)
-    return arrays
+    return {name: as_array(leaf) for name, leaf in value.items()}
 
 
 def _leaf_problem(leaf: object) -> str:
     if isinstance(leaf, np.ndarray):
-        return ""
+        known = leaf.dtype.name in DTYPES
+        return (
+            "" if known else f"{leaf.dtype.name}; expected one of {', '.join(DTYPES)}"
+        )
     import torch
 
     if type(leaf) not in (torch.Tensor, torch.nn.Parameter):
@@ -258,7 +244,7 @@ def _fill_counts(
 
 
 def _check_values(arrays: Mapping[str, np.ndarray], allow_nonfinite: bool) -> None:
-    nonfinite, negative, counts = [], [], []
+    nonfinite, negative, counts, integers = [], [], [], []
     for name, array in arrays.items():
         leaf = name.rpartition(".")[2]
         if leaf == COUNTER:
@@ -267,7 +253,9 @@ def _check_values(arrays: Mapping[str, np.ndarray], allow_nonfinite: bool) -> No
                     f"{name} is {array.dtype.name} {array.shape} {array.tolist()!s:.20}"
                     ", expected one int64 from 0"
                 )
-        elif array.dtype != np.int64:
+        elif array.dtype == np.int64:
+            integers.append(name)
+        else:
             finite = np.isfinite(array)
             if not finite.all():
                 nan = int(np.isnan(array).sum())
@@ -279,6 +267,7 @@ def _check_values(arrays: Mapping[str, np.ndarray], allow_nonfinite: bool) -> No
         "values that are not finite": [] if allow_nonfinite else nonfinite,
         "negative variances": negative,
         "bad batch counts": counts,
+        "integers where weights should be": integers,
     }
     if any(problems.values()):
         advice = "Use --allow-nonfinite to take them as they are"

@@ -6,12 +6,14 @@ nothing trusts a name's extension. What comes out is still only what the file sa
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import re
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
@@ -61,16 +63,24 @@ class Content:
         value: whatever is on top: for safetensors a dict of arrays.
         metadata: this project's own, if the file carries it.
         notes: what the user should know.
+        size: of the file, in bytes.
+        sha256: of the file, if it was asked for.
     """
 
     kind: str
     value: Any
     metadata: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    size: int = 0
+    sha256: str = ""
 
 
-def read(path: Path) -> Content:
+def read(path: Path, *, sha256: bool = False) -> Content:
     """Opens a file once, recognises it, checks its structure and reads it.
+
+    Args:
+        path: the file.
+        sha256: compute the digest of the file too.
 
     Raises:
         CheckpointError: no such file, no file of weights, or a damaged one.
@@ -78,7 +88,10 @@ def read(path: Path) -> Content:
     try:
         with _open(path) as file:
             size = os.fstat(file.fileno()).st_size
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if sha256 else ""
+            file.seek(0)
             content = _recognise(file, size)(file, size)
+            content.size, content.sha256 = size, digest
     except OSError as error:
         raise CheckpointError(
             f"cannot be read ({error.strerror or error})",
@@ -181,7 +194,7 @@ def _check_zip(file: BinaryIO, size: int) -> list[str]:
 
 def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
     names = [member.filename for member in members]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise CheckpointError(f"the archive has {repeated[0]!r} twice")
     prefixes = {name.partition("/")[0] for name in names}
@@ -332,8 +345,7 @@ def _check_header(
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
+        (repeated, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"it has {repeated!r} twice")
     return found
 

@@ -76,9 +76,21 @@ def convert(
         raise OutputError(target, "is the source itself", "Name another file")
     state = load(source, key=key, allow_nonfinite=allow_nonfinite)
     found = config or state.config or _identify(state, source)
+    if sum(found.layers) > len(state):  # before anything is built for them
+        raise CheckpointError(
+            f"has {len(state)} entries; {describe(found)} has more blocks than that",
+            path=source,
+            advice="Get the file again",
+        )
     require_config(state, found, source)
     arrays = in_order(state, found, source)
-    save(target, arrays, config=found, overwrite=overwrite, source=source)
+    save(
+        target,
+        arrays,
+        config=found,
+        overwrite=overwrite,
+        source=(source.name, state.sha256),
+    )
     return Conversion(
         source=source,
         kind=state.kind,

@@ -11,7 +11,7 @@ import numpy as np
 
 from parity.compare import Deviation, deviation
 from parity.state import adapter, state_dict
-from parity.taps import OUTPUT, ModuleError, Shape
+from parity.taps import OUTPUT, Shape
 
 FLOATS = ("bfloat16", "float16", "float32", "float64")
 
@@ -23,17 +23,17 @@ class Run:
     Args:
         deviations: by tap, in order; ``None`` where the reference has no such tap, or
             has one of another shape.
-        output: the network's result; empty if there is none.
-        failure: the module that raised, if one did.
+        output: the network's result.
     """
 
     deviations: Mapping[str, Deviation | None]
     output: np.ndarray
-    failure: ModuleError | None = None
 
 
 class Evidence:
     """Runs what the gates ask for, once, and only if one asks.
+
+    A run raises :class:`parity.taps.ModuleError` if a module of its network does.
 
     Args:
         torch_model: the torch twin, in evaluation mode.
@@ -123,8 +123,5 @@ class Evidence:
             if tap == OUTPUT:
                 output.append(np.array(value))
 
-        try:
-            getattr(adapter(model), trace)(model, self._images, visit)
-        except ModuleError as failure:
-            return Run({}, output[-1], failure)
+        getattr(adapter(model), trace)(model, self._images, visit)
         return Run(deviations, output[-1])

@@ -69,8 +69,13 @@ def _count_blocks(shapes: Shapes) -> tuple[int, ...]:
         block = rest.partition(".")[0]
         if stage.startswith("layer") and stage[5:].isdigit() and block.isdigit():
             blocks.setdefault(int(stage[5:]), set()).add(int(block))
-    # A gap in either numbering is no network's.
-    return tuple(max(blocks[stage + 1]) + 1 for stage in range(max(blocks)))
+    counts = []
+    for stage in range(len(blocks)):
+        numbers = blocks[stage + 1]
+        if numbers != set(range(len(numbers))):
+            raise ValueError("a gap in the numbering is no network's")
+        counts.append(len(numbers))
+    return tuple(counts)
 
 
 def _shortcut(shapes: Shapes, layers: tuple[int, ...]) -> str:

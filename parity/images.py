@@ -38,6 +38,8 @@ def load_image(
             rgb = image.convert("RGB")
     except UnidentifiedImageError as error:
         raise ValueError(f"{Path(path)}: is no image that PIL can read") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{Path(path)}: is too large ({error})") from error
     except OSError as error:
         raise ValueError(
             f"{Path(path)}: cannot be read ({error.strerror or error})"

@@ -6,7 +6,7 @@ differ. torch has (out, in, *space), Flax (*space, in, out).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -21,6 +21,31 @@ TORCH_LEAF: Mapping[str, str] = {
 """Name of a leaf in Flax → name of the same leaf in torch."""
 
 COUNTER = "num_batches_tracked"
+
+
+def in_torch_order(children: Iterable[str], declared: Sequence[str] = ()) -> list[str]:
+    """Sorts the names of a module's children as torchvision's modules register them.
+
+    Numbers come in order; in a block ``conv1 bn1 conv2 bn2 … relu downsample``.
+
+    Args:
+        children: the names.
+        declared: those of them whose order the module knows itself.
+    """
+
+    def rank(name: str) -> tuple[int, int, int]:
+        if name in declared:
+            return (0, declared.index(name), 0)
+        word = name.rstrip("0123456789")
+        number = int(name[len(word) :] or -1)
+        if word in ("", "conv", "bn"):
+            return (1, number, word == "bn")
+        return (2, _LAST.index(word) if word in _LAST else len(_LAST), number)
+
+    return sorted(children, key=rank)
+
+
+_LAST = ("relu", "downsample")
 
 
 def torch_shape(leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:

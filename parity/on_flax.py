@@ -20,6 +20,8 @@ from jax import export
 from parity import float64_worker, names
 from parity.taps import Call, Entry, ModuleError, Shape, TapNames
 
+FRAMEWORK = "flax"
+
 
 def entries(model: nnx.Module) -> dict[str, Entry]:
     """Returns the shape and dtype of every entry of the state, in torch's terms."""
@@ -35,7 +37,7 @@ def entries(model: nnx.Module) -> dict[str, Entry]:
 def state(model: nnx.Module) -> dict[str, np.ndarray]:
     """Returns a copy of every entry of the state, in torch's names and layout."""
     return {
-        name: names.to_torch(leaf, np.asarray(variable.get_value()))
+        name: names.to_torch(leaf, jax.device_get(variable.get_value()))
         for name, leaf, variable in _variables(model)
     }
 
@@ -49,8 +51,10 @@ def assign(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
         old = variable.get_value()
         array = names.to_flax(leaf, arrays[name])
         place = old.sharding if isinstance(old, jax.Array) else None
-        # A copy: on the CPU JAX would otherwise share numpy's memory.
-        values.append((variable, jnp.array(array, copy=True, device=place)))
+        # A copy: on the CPU JAX would otherwise share numpy's memory. In x64 mode: a
+        # model made in it may be filled outside of it.
+        with jax.enable_x64(True):
+            values.append((variable, jax.device_put(array.copy(), place)))
     for variable, value in values:
         variable.set_value(value)
 
@@ -70,7 +74,8 @@ def run(model: nnx.Module, images: np.ndarray) -> np.ndarray:
     def forward(tree: nnx.State, x: jax.Array) -> jax.Array:
         return cast(Any, nnx.merge(graph, tree))(x)
 
-    return to_torch_layout(np.asarray(forward(tree, _to_flax_images(images, tree))))
+    result = forward(tree, _to_flax_images(images, tree))
+    return to_torch_layout(jax.device_get(result))
 
 
 def tapped(
@@ -90,7 +95,7 @@ def tapped(
     """
     graph, tree = nnx.split(model)
     leaves, structure = jax.tree.flatten(tree)
-    arrays = [np.asarray(leaf) for leaf in leaves]
+    arrays = [jax.device_get(leaf) for leaf in leaves]
     if float64:
         arrays = [a.astype(np.float64) if _is_float(a.dtype) else a for a in arrays]
 
@@ -133,11 +138,11 @@ def trace(
         order[:] = taps  # jit would hand a dict back sorted by key
         return list(taps.values())
 
-    leaves = [jnp.asarray(array) for array in arrays]
+    leaves = jax.device_put(arrays)
     for name, value in zip(order, jax.jit(ordered)(leaves, x), strict=True):
         if value.dtype.itemsize < 4:
             value = value.astype(jnp.float32)
-        visit(name, to_torch_layout(np.asarray(value)))
+        visit(name, to_torch_layout(jax.device_get(value)))
 
 
 def trace_float64(
@@ -149,8 +154,8 @@ def trace_float64(
     it, and computed there, so that x64 mode never touches this process.
 
     Raises:
-        ModuleError: a module raised.
-        RuntimeError: the other process failed, or a tap is not in float64.
+        ModuleError: a module raised, or does not compute in float64.
+        RuntimeError: the other process failed.
     """
     with jax.enable_x64(True):
         run, arrays = tapped(model, float64=True)
@@ -166,7 +171,7 @@ def trace_float64(
         program = export.export(jax.jit(ordered), platforms=["cpu"])(*arrays)
     for name, aval in zip(order, program.out_avals, strict=True):
         if aval.dtype != np.float64:
-            raise RuntimeError(f"{name} is computed in {aval.dtype}, not in float64")
+            raise ModuleError(name, TypeError(f"computes in {aval.dtype}, not float64"))
     with tempfile.TemporaryDirectory(prefix="resnet-twins-") as folder:
         Path(folder, "program.bin").write_bytes(program.serialize())
         np.savez(Path(folder, "inputs.npz"), *arrays)
@@ -248,7 +253,8 @@ def _listening(cls: type[nnx.Module]) -> type[nnx.Module]:
                 raise
             except Exception as error:
                 raise ModuleError(path, error) from error
-            note(path, self, x, y)
+            if isinstance(y, jax.Array):
+                note(path, self, x, y)
             return y
 
     Listening.__name__ = cls.__name__
@@ -262,10 +268,11 @@ def _modules(module: nnx.Module, path: str = "") -> Iterator[tuple[str, nnx.Modu
 
 
 def _children(module: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
-    # In the order of assignment, which nnx's own iterators do not keep.
-    for name, value in vars(module).items():
-        if isinstance(value, nnx.Module):
-            yield name, value
+    # In torch's order: what has been through nnx.merge, and so through nnx.jit, has its
+    # attributes sorted by name.
+    children = {k: v for k, v in vars(module).items() if isinstance(v, nnx.Module)}
+    for name in names.in_torch_order(children, getattr(module, "layer_names", ())):
+        yield name, children[name]
 
 
 def _variables(
@@ -273,15 +280,16 @@ def _variables(
 ) -> Iterator[tuple[str, str, nnx.Variable[Any]]]:
     """Yields the torch name, the Flax leaf's name and the variable, in order."""
     for path, module in _modules(model):
-        for leaf, value in vars(module).items():
-            if isinstance(value, nnx.Variable):
-                if leaf not in names.TORCH_LEAF:
-                    raise ValueError(
-                        f"{path}.{leaf} has no name in torch; parity knows the leaves "
-                        f"{', '.join(names.TORCH_LEAF)}"
-                    )
-                name = names.TORCH_LEAF[leaf]
-                yield (f"{path}.{name}" if path else name), leaf, value
+        leaves = {k: v for k, v in vars(module).items() if isinstance(v, nnx.Variable)}
+        unknown = [leaf for leaf in leaves if leaf not in names.TORCH_LEAF]
+        if unknown:
+            raise ValueError(
+                f"{path}.{unknown[0]} has no name in torch; parity knows the leaves "
+                f"{', '.join(names.TORCH_LEAF)}"
+            )
+        for leaf, name in names.TORCH_LEAF.items():
+            if leaf in leaves:
+                yield (f"{path}.{name}" if path else name), leaf, leaves[leaf]
 
 
 def _compute_in_float64(model: nnx.Module) -> None:
@@ -293,7 +301,7 @@ def _compute_in_float64(model: nnx.Module) -> None:
 def _to_flax_images(images: np.ndarray, tree: Any) -> jax.Array:
     dtypes = (leaf.dtype for leaf in jax.tree.leaves(tree))
     dtype = next(dtype for dtype in dtypes if _is_float(dtype))
-    return jnp.asarray(images.transpose(0, 2, 3, 1), dtype)
+    return jax.device_put(images.transpose(0, 2, 3, 1).astype(dtype))
 
 
 def _is_float(dtype: np.dtype) -> bool:

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from parity.taps import Call, Entry, TapNames
+from parity.taps import Call, Entry, ModuleError, TapNames
+
+FRAMEWORK = "torch"
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -76,6 +78,9 @@ def trace(
         images: of shape (n, c, h, w).
         visit: called with the name of the tap and its value. Half types come as
             float32; the value is only good until the call returns.
+
+    Raises:
+        ModuleError: a module raised.
     """
     names = TapNames()
 
@@ -118,18 +123,29 @@ def _watch(
     model: nn.Module, x: Tensor, note: Callable[[str, nn.Module, Tensor, Tensor], None]
 ) -> None:
     """Runs the model and notes each module's path, self, input and output."""
+    inside: list[str] = []
 
-    def hook(path: str) -> Callable[..., None]:
+    def before(path: str) -> Callable[..., None]:
+        return lambda module, args: inside.append(path)
+
+    def after(path: str) -> Callable[..., None]:
         # At once, not later: what follows may work in place on this output.
-        return lambda module, args, output: note(path, module, args[0], output)
+        def noted(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            inside.pop()
+            if isinstance(output, Tensor):
+                note(path, module, args[0], output)
 
-    handles = [
-        module.register_forward_hook(hook(path))
-        for path, module in model.named_modules()
-    ]
+        return noted
+
+    handles = []
+    for path, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(before(path)))
+        handles.append(module.register_forward_hook(after(path)))
     try:
         with torch.no_grad():
             model(x)
+    except Exception as error:
+        raise ModuleError(inside[-1] if inside else "", error) from error
     finally:
         for handle in handles:
             handle.remove()

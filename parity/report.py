@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 from parity.gates import GateResult, Row
@@ -28,8 +29,9 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every gate passed."""
-        return all(gate.ok for gate in self.gates)
+        """Whether every gate passed, and one at least judged something."""
+        judged = any(gate.rows for gate in self.gates)
+        return judged and all(gate.ok for gate in self.gates)
 
     @property
     def first_divergence(self) -> str | None:
@@ -51,19 +53,26 @@ class Report:
         raise KeyError(name)
 
     def to_json(self) -> str:
-        """Returns everything as a JSON object."""
+        """Returns everything as a JSON object; what is not finite as a string."""
         return json.dumps(
-            {
-                "ok": self.ok,
-                "first_divergence": self.first_divergence,
-                "setting": self.setting,
-                "gates": [
-                    {"gate": g.gate, "what": g.what, "ok": g.ok, "skipped": g.skipped}
-                    | {"rows": [asdict(row) for row in g.rows]}
-                    for g in self.gates
-                ],
-            },
-            default=str,
+            _finite(
+                {
+                    "ok": self.ok,
+                    "first_divergence": self.first_divergence,
+                    "setting": self.setting,
+                    "gates": [
+                        {
+                            "gate": g.gate,
+                            "what": g.what,
+                            "ok": g.ok,
+                            "skipped": g.skipped,
+                        }
+                        | {"rows": [asdict(row) for row in g.rows]}
+                        for g in self.gates
+                    ],
+                }
+            ),
+            allow_nan=False,
         )
 
     def layer_table(self) -> str:
@@ -90,7 +99,10 @@ class Report:
                 at = f"{failed} of {len(gate.rows)} fail, first {gate.failures[0].name}"
             elif worst is not None and worst.limit:
                 figure, limit = f"{worst.error:.1e}", f"{worst.limit:.1e}"
-                at = f"{len(gate.rows)} within, closest {worst.name}"
+                judged = [row for row in gate.rows if row.limit]
+                at = f"{len(judged)} within, closest {worst.name}"
+                if len(judged) < len(gate.rows):
+                    at += f"; {len(gate.rows) - len(judged)} not compared"
             elif worst is not None:
                 noted = [row for row in gate.rows if row.note]
                 at = f"{len(gate.rows)} equal" + "".join(
@@ -103,7 +115,9 @@ class Report:
         """Returns the verdict in one line."""
         if self.ok:
             return "PASS: both compute the same network"
-        gate = next(gate for gate in self.gates if not gate.ok)
+        gate = next((gate for gate in self.gates if not gate.ok), None)
+        if gate is None:
+            return "FAIL: no gate had anything to judge"
         if not gate.failures:
             return f"FAIL: {gate.gate} ({gate.what}) had nothing to judge"
         row = gate.failures[0]
@@ -134,3 +148,14 @@ def _layer_line(
         line += ("",) * 6
     bad = [row for row in rows.values() if not row.ok]
     return (*line, " ".join(f"< FAIL {row.note}".rstrip() for row in bad[:1]))
+
+
+def _finite(value: Any) -> Any:
+    """Returns a value without what JSON does not know."""
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -6,6 +6,7 @@ statistics or a missing shortcut bias leave no trace. Here every value is its ow
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,27 +21,33 @@ _RANGES = {"running_mean": (-0.5, 0.5), "running_var": (0.5, 2.0), "bias": (-0.5
 def random_state(entries: Mapping[str, Entry], *, seed: int) -> dict[str, np.ndarray]:
     """Draws a state for a model.
 
-    Kernels are normal with variance 1/fan-out, half of He's: these statistics do not
-    normalise, and with all of it the maps of resnet152 grow to 1e8, past what half
-    types hold (measured; so they stay below 1e3). Norm scales lie in [0.5, 1.5], biases
-    and running means in [-0.5, 0.5], running variances in [0.5, 2].
+    Kernels are normal with He's variance for the fan-in, norm scales in [0.5, 1.5],
+    biases and running means in [-0.5, 0.5], running variances in [0.5, 2]. Random
+    statistics do not normalise, so each block would multiply what passes through it;
+    the last kernel of a block is therefore divided by the root of the number of blocks
+    in its stages (as Fixup, arXiv 1901.09321, does), which keeps maps of any depth
+    within what half types hold and still beyond 6, where a relu6 would show.
 
     Args:
         entries: names, shapes and dtypes, as ``parity.entries(model)`` gives them.
-        seed: of the random numbers; an entry's values depend on its place in order.
+        seed: of the random numbers. An entry's values depend on it, on the entry's name
+            and shape, and on nothing else.
 
     Returns:
         Arrays in torch's names and layouts.
     """
-    rng = np.random.default_rng(seed)
+    blocks = {path for name in entries if (path := _block(name))}
     state = {}
     for name, entry in entries.items():
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         leaf = name.rpartition(".")[2]
         if leaf == COUNTER:
             values = np.array(rng.integers(1, 1000))
         elif len(entry.shape) > 1:
-            fan_out = entry.shape[0] * int(np.prod(entry.shape[2:]))
-            values = rng.standard_normal(entry.shape, np.float32) * fan_out**-0.5
+            fan_in = int(np.prod(entry.shape[1:]))
+            values = rng.standard_normal(entry.shape) * (2 / fan_in) ** 0.5
+            if name == _last_kernel(_block(name), entries):
+                values /= len(blocks) ** 0.5
         else:
             low, high = _RANGES.get(leaf, (0.5, 1.5))
             values = rng.uniform(low, high, entry.shape)
@@ -51,3 +58,13 @@ def random_state(entries: Mapping[str, Entry], *, seed: int) -> dict[str, np.nda
 def random_images(shape: tuple[int, int, int, int], *, seed: int) -> np.ndarray:
     """Draws normal images of shape (n, c, h, w), float32."""
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def _block(name: str) -> str:
+    stage, _, rest = name.partition(".")
+    return f"{stage}.{rest.partition('.')[0]}" if stage.startswith("layer") else ""
+
+
+def _last_kernel(block: str, entries: Mapping[str, Entry]) -> str:
+    names = (f"{block}.conv3.weight", f"{block}.conv2.weight")
+    return next((name for name in names if name in entries), "")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import ml_dtypes
@@ -130,15 +130,17 @@ def load_state_dict(
     """
     hands = adapter(model)
     expected = hands.entries(model)
-    arrays = {name: as_array(value) for name, value in mapping.items()}
+    arrays, bad = convertible(mapping)
 
     def ignored(names: Iterable[str]) -> tuple[str, ...]:
         return tuple(n for n in names if any(fnmatchcase(n, p) for p in ignore))
 
-    found = Loaded(left_out=ignored(arrays), kept=ignored(expected))
+    found = Loaded(left_out=ignored([*arrays, *bad]), kept=ignored(expected))
     for name in found.left_out:
-        del arrays[name]
-    require(arrays, {n: e for n, e in expected.items() if n not in found.kept})
+        arrays.pop(name, None)
+        bad.pop(name, None)
+    wanted = {name: e for name, e in expected.items() if name not in found.kept}
+    require(arrays, wanted, bad=bad)
     hands.assign(model, arrays)
     return found
 
@@ -190,21 +192,58 @@ def cast(mapping: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]
 
 
 def as_array(value: Any) -> np.ndarray:
-    """Returns a value of any of the three libraries as a numpy array, bit for bit."""
+    """Returns a value of any of the three libraries as a numpy array, bit for bit.
+
+    Raises:
+        ValueError: it is no dense tensor or array of numbers.
+    """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
+        if value.is_meta or value.layout != torch.strided:
+            what = "without data" if value.is_meta else str(value.layout)
+            raise ValueError(f"is a tensor {what}")
         from parity import on_torch
 
-        return on_torch.to_numpy(value)
-    return np.asarray(value)
+        try:
+            return on_torch.to_numpy(value)
+        except TypeError as error:  # numpy has no float8
+            raise ValueError(f"is a tensor of {value.dtype}") from error
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiubc" and array.dtype not in DTYPES.values():
+        raise ValueError(f"is a {type(value).__name__}")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def convertible(
+    mapping: Mapping[str, Any],
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns a mapping's values as arrays, and what is wrong with the others."""
+    arrays: dict[str, np.ndarray] = {}
+    bad: dict[str, str] = {}
+    for name, value in mapping.items():
+        try:
+            if not isinstance(name, str):
+                raise ValueError("is a name that is no text")
+            arrays[name] = as_array(value)
+        except ValueError as error:
+            bad[str(name)] = str(error)
+    return arrays, bad
 
 
 def require(
     arrays: Mapping[str, np.ndarray],
     expected: Mapping[str, Entry],
     path: str | os.PathLike[str] | None = None,
+    *,
+    bad: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Checks names, shapes and dtypes against what a model has.
+
+    Args:
+        arrays: the state.
+        expected: what the model has.
+        path: the file that the state is from, if there is one.
+        bad: entries beside the arrays that could not be read as any, with the reason.
 
     Raises:
         CheckpointError: with every difference, about the file if there is one.
@@ -222,7 +261,8 @@ def require(
             if name.rpartition(".")[2] != COUNTER:
                 advice.add(f"Make the model in {dtype}, or use parity.cast")
     problems = {
-        "missing": [name for name in expected if name not in arrays],
+        "missing": [n for n in expected if n not in arrays and n not in bad],
+        "no weights": [f"{name} {what}" for name, what in bad.items()],
         "unexpected": [name for name in arrays if name not in expected],
         "wrong shape": shapes,
         "wrong dtype": dtypes,
@@ -245,7 +285,7 @@ def _advice_on_shape(
 ) -> str:
     if len(shape) == 4 and (shape[3], shape[2], shape[0], shape[1]) == expected:
         return "The kernels look like Flax's HWIO; torch's names take OIHW"
-    if name.startswith("fc.") and shape[1:] == expected[1:]:
+    if name.startswith("fc.") and shape[:1] and shape[1:] == expected[1:]:
         return f"Make the model with num_classes={shape[0]}"
     if name == "conv1.weight" and shape[:1] + shape[2:] == expected[:1] + expected[2:]:
         return f"Make the model with in_channels={shape[1]}"

@@ -12,10 +12,11 @@ import numpy as np
 
 from parity.checkpoint import load, require_config
 from parity.download import Progress, download
+from parity.errors import CheckpointError
 from parity.samples import random_state
 from parity.state import cast, entries, load_state_dict, require
 from parity.taps import Entry
-from resnet_spec import PublishedWeights, ResNetConfig, find_name, get_weights
+from resnet_spec import PublishedWeights, ResNetConfig, describe, find_name, get_weights
 
 
 def abstract_torch(config: ResNetConfig) -> Any:
@@ -120,7 +121,7 @@ def weights_for(
     published = None
     path = Path(weights)
     if weights.startswith("IMAGENET") or weights == "DEFAULT":
-        name = find_name(config) or "a network of your own"
+        name = find_name(config.as_function()) or describe(config)
         published = get_weights(name, weights)
         path = download(published, progress=progress)
         weights = f"{published.name} of torchvision ({path.name})"
@@ -130,6 +131,14 @@ def weights_for(
     dtypes = {array.dtype.name for array in loaded.values()} - {"int64"}
     if dtypes != {"float32"}:
         notes.append(f"taken from {', '.join(sorted(dtypes))} to float32")
-    state = cast(loaded, "float32")
+    with np.errstate(over="ignore"):  # judged by value below
+        state = cast(loaded, "float32")
     require(state, expected, path)
+    beyond = [
+        name
+        for name, array in state.items()
+        if not allow_nonfinite and not np.isfinite(array).all()
+    ]
+    if beyond:
+        raise CheckpointError({"too large for float32": beyond}, path=path)
     return Chosen(state, weights, published, tuple(notes))

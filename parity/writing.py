@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from parity.checkpoint import check_leaves, load, sha256_of
+from parity import containers
 from parity.compare import differing_bits
 from parity.containers import METADATA_KEY
 from parity.digest import digest
-from parity.errors import OutputError
-from parity.state import as_array, state_dict
+from parity.errors import CheckpointError, OutputError
+from parity.state import DTYPES, as_array, convertible, state_dict
 from resnet_spec import ResNetConfig
 
 Format = Literal["pth", "pth-legacy", "safetensors"]
@@ -40,7 +40,7 @@ def save(
     config: ResNetConfig | None = None,
     format: Format | None = None,
     overwrite: bool = False,
-    source: str | os.PathLike[str] | None = None,
+    source: tuple[str, str] | None = None,
 ) -> None:
     """Writes a state, atomically: the file is complete and verified, or is not there.
 
@@ -54,19 +54,31 @@ def save(
         format: ``"pth"``, ``"pth-legacy"`` (as before torch 1.6) or ``"safetensors"``;
             by default what the path's extension says.
         overwrite: replace a file that is there.
-        source: the file that the state was read from, to be named in the new one.
+        source: name and sha256 of the file that the state was read from, if any.
 
     Raises:
         CheckpointError: the state has entries that are no weights.
         OutputError: the file cannot be written; what stood there stands there still.
+        ValueError: there is no such format.
     """
     path = Path(path)
     format = format or format_of(path)
+    if format not in _WRITERS:
+        known = ", ".join(_WRITERS)
+        raise ValueError(f"format is {format!r}; it must be one of {known}")
+    bad: dict[str, str] = {}
     if isinstance(state, Mapping):
-        arrays = {name: as_array(value) for name, value in state.items()}
+        arrays, bad = convertible(state)
     else:
         arrays, config = state_dict(state), config or getattr(state, "config", None)
-    check_leaves(arrays)
+    bad |= {
+        name: f"is {array.dtype.name}, not one of {', '.join(DTYPES)}"
+        for name, array in arrays.items()
+        if array.dtype.name not in DTYPES
+    }
+    if bad or not arrays:
+        problems = [f"{name} {what}" for name, what in bad.items()]
+        raise CheckpointError({"no weights": problems or ["the state is empty"]})
     metadata = {
         "format_version": FORMAT_VERSION,
         "tool": f"resnet-twins {version('resnet-twins')}",
@@ -76,15 +88,15 @@ def save(
         "config": config.to_json() if config is not None else None,
     }
     if source is not None:
-        source = Path(source)
-        metadata["source"] = {"name": source.name, "sha256": sha256_of(source)}
+        metadata["source"] = dict(zip(("name", "sha256"), source, strict=True))
     with _replacing(path, overwrite) as temporary:
         try:
             _WRITERS[format](temporary, arrays, json.dumps(metadata, sort_keys=True))
         except Exception as error:  # each library has its own for a full disk
             raise OSError(str(error)) from error
         _sync(temporary)
-        if differing_bits(arrays, load(temporary, allow_nonfinite=True)):
+        written = {k: as_array(v) for k, v in containers.read(temporary).value.items()}
+        if differing_bits(arrays, written):
             raise OutputError(path, "was not read back as written", "Check the disk")
 
 
@@ -161,13 +173,19 @@ def _replacing(path: Path, overwrite: bool) -> Iterator[Path]:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
         os.close(os.open(temporary, flags, 0o666))  # less the umask
         yield temporary
-        if target.exists():
-            temporary.chmod(target.stat().st_mode & 0o7777)
-        os.replace(temporary, target)
+        if overwrite:
+            if target.exists():
+                temporary.chmod(target.stat().st_mode & 0o7777)
+            os.replace(temporary, target)
+        else:  # unlike a rename, a link fails where something has appeared meanwhile
+            os.link(temporary, target)
+            temporary.unlink()
         _sync(target.parent)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, FileExistsError):
+            raise OutputError(path, "exists", "Use --force to replace it") from error
         if isinstance(error, OSError) and not isinstance(error, OutputError):
             raise OutputError(
                 path,

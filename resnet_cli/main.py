@@ -6,7 +6,9 @@ No framework is imported before a command that needs it runs: ``--help`` is inst
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -18,6 +20,8 @@ import typer
 import resnet_spec
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from parity.twins import Chosen
 
 BAD_INPUT, BAD_OUTPUT, BUG, INTERRUPTED = 2, 3, 70, 130
@@ -49,7 +53,7 @@ Weights = Annotated[
     str,
     typer.Option(help="A file, published weights such as IMAGENET1K_V1, or `random`."),
 ]
-Seed = Annotated[int, typer.Option(help="Of random weights and images.")]
+Seed = Annotated[int, typer.Option(help="Of random weights and images.", min=0)]
 AllowNonfinite = Annotated[
     bool, typer.Option("--allow-nonfinite", help="Accept NaN and infinity in a file.")
 ]
@@ -228,7 +232,7 @@ def check_(
     as_json: Json = False,
 ) -> None:
     """Check that both twins compute the same, at every layer; exit code 1 if not."""
-    from parity import check, load_image, random_images
+    from parity import check, random_images
     from parity.twins import build
 
     config = _config(name, settings)
@@ -238,7 +242,7 @@ def check_(
         images = random_images((batch, config.in_channels, height, width), seed=seed)
         what = f"{batch} random images, {height}x{width}, seed {seed}"
     else:
-        images, what = load_image(image, chosen.published), str(image)
+        images, what = _photograph(image, config, chosen), str(image)
     with _status("building both twins") as say:
         torch_model, flax_model = (
             build(framework, config, chosen.state) for framework in ("torch", "flax")
@@ -261,18 +265,21 @@ def predict(
     backend: Annotated[Backend, typer.Option(help="Which twin to run.")] = Backend.both,
     top: Annotated[int, typer.Option(help="How many classes.", min=1)] = 5,
     seed: Seed = 0,
+    settings: Settings = [],  # noqa: B006  typer copies it
     key: Key = None,
+    allow_nonfinite: AllowNonfinite = False,
     as_json: Json = False,
 ) -> None:
-    """Classify a photograph into ImageNet's classes."""
-    from parity import load_image
+    """Classify a photograph into ImageNet's classes, or the network's own."""
     from parity import predict as prediction
     from parity.twins import build
 
-    config = _config(model, [])
-    chosen = _weights(config, weights, seed, key, allow_nonfinite=False)
-    pixels = load_image(image, chosen.published)
+    config = _config(model, settings)
+    chosen = _weights(config, weights, seed, key, allow_nonfinite)
+    pixels = _photograph(image, config, chosen)
     names = resnet_spec.class_names()
+    if config.num_classes != len(names):
+        names = tuple(f"class {index}" for index in range(config.num_classes))
     scores = {}
     with _status("predicting") as say:
         for framework in backend.frameworks():
@@ -324,7 +331,8 @@ def _config(name: str, settings: Sequence[str]) -> resnet_spec.ResNetConfig:
 
 def _size(text: str) -> tuple[int, int]:
     height, by, width = text.partition("x")
-    if not (by and height.isdigit() and width.isdigit() and int(height) * int(width)):
+    sides = [side for side in (height, width) if side.isascii() and side.isdigit()]
+    if not by or len(sides) < 2 or not all(map(int, sides)):
         raise ValueError(f"--size {text}: write it as HEIGHTxWIDTH, in pixels")
     return int(height), int(width)
 
@@ -349,6 +357,19 @@ def _weights(
         )
     _say_notes(weights, chosen.notes)
     return chosen
+
+
+def _photograph(
+    path: Path, config: resnet_spec.ResNetConfig, chosen: Chosen
+) -> np.ndarray:
+    from parity import load_image
+
+    if config.in_channels != 3 or config.head != "linear" or not config.include_top:
+        raise ValueError(
+            f"{path}: a photograph has 3 channels and is cut to a square; "
+            f"{resnet_spec.describe(config)} takes no such image or has no classes"
+        )
+    return load_image(path, chosen.published)
 
 
 def _say_notes(path: object, notes: Sequence[str]) -> None:
@@ -406,17 +427,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        sys.exit(
-            app(
-                arguments or ["--help"], prog_name="resnet-twins", standalone_mode=False
-            )
-        )
+        arguments = arguments or ["--help"]
+        code = app(arguments, prog_name="resnet-twins", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         print(f"error: {_one_line(error)}", file=sys.stderr)
+        if type(error).__module__ == "builtins" and isinstance(error, OSError):
+            # What is still in standard output's buffer would fail again at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_exit_code(error))
 
 
@@ -430,16 +453,20 @@ def _one_line(error: Exception) -> str:
         return f"{text}: install it with `pip install 'resnet-twins[torch,flax]'`"
     if isinstance(error, ValueError | OutputError | DownloadError):
         return text
+    if isinstance(error, OSError):
+        return f"the output cannot be written ({error.strerror or error})"
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({text}). Use a smaller --size or --batch"
     return f"{type(error).__name__}: {text}. This is a bug; --debug shows where"
 
 
 def _exit_code(error: Exception) -> int:
-    from parity.errors import DownloadError, OutputError
+    from parity.errors import DownloadError
 
-    if isinstance(error, OutputError):
-        return BAD_OUTPUT
-    bad_input = ValueError | DownloadError | ModuleNotFoundError
-    return BAD_INPUT if _is_usage(error) or isinstance(error, bad_input) else BUG
+    bad_input = ValueError | DownloadError | ModuleNotFoundError | MemoryError
+    if _is_usage(error) or isinstance(error, bad_input):
+        return BAD_INPUT
+    return BAD_OUTPUT if isinstance(error, OSError) else BUG
 
 
 def _is_usage(error: Exception) -> bool:

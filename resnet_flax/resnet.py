@@ -193,6 +193,7 @@ class ResNet(nnx.Module):
         self.head_names = self._add(
             head(layers, channels) if config.include_top else {}
         )
+        self.layer_names = self.stem_names + self.stage_names + self.head_names
 
     def _add(self, row: dict) -> tuple[str, ...]:
         for name, layer in row.items():
@@ -223,6 +224,6 @@ class ResNet(nnx.Module):
         Args:
             x: images.
         """
-        for name in self.stem_names + self.stage_names + self.head_names:
+        for name in self.layer_names:
             x = getattr(self, name)(x)
         return x

@@ -15,6 +15,7 @@ from resnet_spec.weights import (
     class_names,
     get_weights,
     list_weights,
+    published_sha256,
 )
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "list_models",
     "list_weights",
     "printed",
+    "published_sha256",
     "resolve",
 ]

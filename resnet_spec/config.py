@@ -245,6 +245,10 @@ class ResNetConfig:
             overrides.setdefault("replace_stride_with_dilation", ())
         return dataclasses.replace(self, **overrides)
 
+    def as_function(self) -> ResNetConfig:
+        """Returns what the network computes in evaluation, whatever it trains like."""
+        return self.replace(zero_init_residual=False, norm_momentum=0.1)
+
     def to_json(self) -> str:
         """Returns the configuration as a JSON object, one key per field."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)

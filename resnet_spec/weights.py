@@ -87,6 +87,12 @@ def get_weights(model: str, name: str) -> PublishedWeights:
     return _WEIGHTS[model, name]
 
 
+def published_sha256(filename: str) -> str | None:
+    """Returns the sha256 prefix of the published file of this name, if there is one."""
+    rows = _WEIGHTS.values()
+    return next((row.sha256 for row in rows if row.filename == filename), None)
+
+
 @cache
 def class_names() -> tuple[str, ...]:
     """Returns the 1000 ImageNet class names, in the order of the logits."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from flax import nnx
@@ -37,7 +38,7 @@ def _check(config=TINY, *, gates=FAST, change: Callable | None = None) -> parity
 
 @pytest.fixture(scope="module")
 def report() -> parity.Report:
-    return _check(gates=tuple(gates.GATES))
+    return _check(gates=gates.GATES)
 
 
 def test_equal_networks_pass_every_gate(report: parity.Report):
@@ -117,6 +118,10 @@ def _no_bias(self, x):
     return (x - self.mean[...].reshape(1, 1, 1, -1)) * scale.reshape(1, 1, 1, -1)
 
 
+def _relu6(self, x):
+    return jnp.clip(x, 0, 6)
+
+
 def _average_for_max(self, x):
     return nnx.avg_pool(x, self.kernel_size, self.strides, self.padding)
 
@@ -141,6 +146,7 @@ def _same_padding(module) -> None:
     [
         (_patch(resnet_flax.layers.BatchNorm2d, "__call__", _no_bias), "bn1"),
         (_patch(resnet_flax.layers.MaxPool2d, "__call__", _average_for_max), "maxpool"),
+        (_patch(resnet_flax.layers.ReLU, "__call__", _relu6), "relu"),
         (
             _patch(resnet_flax.resnet.BasicBlock, "__call__", _relu_before_addition),
             "layer1.0.relu@2",
@@ -244,11 +250,11 @@ def test_a_missing_and_an_extra_tap_fail():
     twin = flax_like(random_torch(TINY.replace(layers=(1, 1))))
     found = parity.check(model, twin, random_images(SIZE, seed=1), gates=("G2",))
     notes = {row.name: row.note for row in found.gate("G2").failures}
-    assert "missing, in Flax" in notes["layer2.1.conv1"]
+    assert notes["layer2.1.conv1"] == "is in torch only"
     twin = flax_like(random_torch(TINY.replace(layers=(2, 2))))
     found = parity.check(model, twin, random_images(SIZE, seed=1), gates=("G2",))
     notes = {row.name: row.note for row in found.gate("G2").failures}
-    assert notes["layer1.1.conv1"] == "is missing in torch"
+    assert notes["layer1.1.conv1"] == "is in Flax only"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -294,6 +300,86 @@ def test_a_network_that_raises_fails_naming_the_module_and_what_it_raised():
         assert row.name == "layer2.1"
         assert row.note.startswith("raised TypeError: add got incompatible shapes")
     assert "raised TypeError" in found.verdict()
+
+
+def test_a_torch_network_that_raises_fails_in_the_same_way():
+    model = random_torch(TINY)
+    twin = flax_like(model)
+    model.layer2[1].conv1.stride = (2, 2)
+    found = parity.check(model, twin, random_images(SIZE, seed=1), gates=FAST)
+    assert found.gate("G0").ok
+    assert found.first_divergence == "layer2.1"
+    assert "layer2.1 raised RuntimeError" in found.verdict()
+    json.loads(found.to_json())
+
+
+def test_a_layer_that_leaves_float64_fails_by_name(monkeypatch: pytest.MonkeyPatch):
+    original = resnet_flax.layers.MaxPool2d.__call__
+
+    def rounded(self, x):
+        return original(self, x).astype(jnp.float32)
+
+    monkeypatch.setattr(resnet_flax.layers.MaxPool2d, "__call__", rounded)
+    model = random_torch(TINY)
+    with jax.numpy_dtype_promotion("standard"):
+        found = parity.check(
+            model, flax_like(model), random_images(SIZE, seed=1), gates=("G1",)
+        )
+    assert found.first_divergence == "maxpool"
+    assert "computes in float32, not float64" in found.verdict()
+
+
+def test_a_failed_report_is_json_that_strict_parsers_take():
+    def strict(text: str) -> None:
+        raise AssertionError(f"{text} is no JSON")
+
+    model = random_torch(TINY)
+    with torch.no_grad():
+        model.layer1[0].conv1.weight[0, 0, 0, 0] = float("nan")
+    other = flax_like(random_torch(TINY.replace(layers=(1, 1))))
+    for twin in (flax_like(model), other):
+        found = parity.check(model, twin, random_images(SIZE, seed=1), gates=FAST)
+        assert not found.ok
+        parsed = json.loads(found.to_json(), parse_constant=strict)
+        assert parsed["ok"] is False
+
+
+def test_a_check_that_judged_nothing_does_not_pass():
+    assert not _check(gates=()).ok
+    found = _check(TINY.replace(include_top=False), gates=("G5",))
+    assert not found.ok
+    assert found.verdict() == "FAIL: no gate had anything to judge"
+
+
+def test_models_in_the_wrong_place_are_refused():
+    model = random_torch(TINY)
+    x = random_images(SIZE, seed=1)
+    for pair in ((model, model), (flax_like(model), model)):
+        with pytest.raises(TypeError, match="the torch model first, the Flax model"):
+            parity.check(*pair, x)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50d"])
+def test_timms_network_passes_though_its_activations_have_other_names(name: str):
+    theirs = timm.create_model(name).eval()
+    state = parity.random_state(parity.entries(theirs), seed=4)
+    parity.load_state_dict(theirs, state)
+    twin = abstract_flax(get_config(name))
+    parity.load_state_dict(twin, state)
+    found = parity.check(theirs, twin, random_images(SIZE, seed=1))
+    assert found.ok, found.verdict()
+    notes = {row.name: row.note for row in found.gate("G2").rows if row.note}
+    assert notes["layer1.0.act1"] == "is in torch only, not compared"
+    assert notes["layer1.0.relu"] == "is in Flax only, not compared"
+    assert "not compared" in found.gate_table()
+    twin.layer3[0].bn1.eps = 1e-3
+    found = parity.check(theirs, twin, random_images(SIZE, seed=1), gates=FAST)
+    assert found.first_divergence == "layer3.0.bn1"
+
+
+def test_it_works_where_implicit_transfers_are_forbidden():
+    with jax.transfer_guard("disallow"):
+        assert _check().ok
 
 
 def test_without_classes_decisions_are_skipped_with_the_reason():

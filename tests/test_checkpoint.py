@@ -190,7 +190,16 @@ def test_row_13_one_flipped_bit_in_a_file_of_ours(tmp_path: Path, arrays):
 def test_row_14_a_name_that_promises_another_content(tmp_path: Path, tensors):
     path = tmp_path / "resnet50-0676ba61.pth"
     torch.save(tensors, path)
-    _refused(path, "promises the sha256 0676ba61")
+    _refused(path, "that of a published file with sha256 0676ba61")
+
+
+def test_other_numbers_in_a_name_promise_nothing(tmp_path: Path, tensors, arrays):
+    path = tmp_path / "checkpoint-20240101.pth"
+    torch.save(tensors, path)
+    assert differing_bits(parity.load(path), arrays) == {}
+    target = tmp_path / "resnet50-0676ba61.safetensors"
+    parity.convert(path, target)  # not the published file, and not called one
+    assert differing_bits(parity.load(target), arrays) == {}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -558,8 +567,47 @@ def test_rows_87_and_88_another_body_is_refused(path: Path):
     state = random_torch("resnet18").state_dict()
     torch.save({**state, "conv1.weight": torch.zeros(64, 3, 3, 3)}, path)
     assert "conv1.weight (64, 3, 3, 3)" in _convert_as(path, "resnet18")
+    torch.save({**state, "conv1.weight": torch.zeros(64, 3, 5, 5)}, path)
     with pytest.raises(CheckpointError, match="state of no network known here"):
         parity.convert(path, path.with_name("out.safetensors"))
+
+
+@pytest.mark.parametrize("number", [3000, 10**9])
+def test_a_number_in_a_name_builds_no_network(path: Path, tensors, number: int):
+    extra = {f"layer1.{number}.conv1.weight": torch.zeros(1)}
+    torch.save({**tensors, **extra}, path)
+    with pytest.raises(CheckpointError, match="state of no network known here"):
+        parity.convert(path, path.with_name("out.safetensors"))
+
+
+def test_metadata_that_is_no_networks_is_refused_by_name(tmp_path: Path, arrays):
+    path = tmp_path / "w.safetensors"
+    for config, said in (
+        ('{"block": "basic", "layers": [1], "new_field": 3}', "does not know"),
+        ("[" * 100_000, "does not know"),
+        (get_config("cifar_resnet1202").to_json(), "more blocks than that"),
+    ):
+        metadata = {"resnet_twins": json.dumps({"config": config})}
+        safetensors.numpy.save_file(arrays, path, metadata=metadata)
+        with pytest.raises(CheckpointError, match=said) as error:
+            parity.convert(path, tmp_path / "out.pth")
+        assert str(error.value).startswith(f"{path}: ")
+
+
+def test_integers_are_no_weights(path: Path, tensors):
+    torch.save({**tensors, "fc.bias": torch.zeros(7, dtype=torch.int64)}, path)
+    _refused(path, "integers where weights should be: fc.bias")
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_any_names_are_saved_as_they_are(tmp_path: Path, tensors, suffix: str):
+    # Prefixes and missing counts are put right when a file is read, not when written.
+    odd = {f"module.{n}": t for n, t in tensors.items() if "num_batches" not in n}
+    path = tmp_path / f"w.{suffix}"
+    parity.save(path, odd)
+    if suffix == "pth":
+        assert list(torch.load(path, weights_only=True)) == list(odd)
+    assert len(parity.load(path).notes) == 2
 
 
 def test_row_89_files_of_ours_know_v1_from_v15(tmp_path: Path):

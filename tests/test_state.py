@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import parity
 import resnet_flax
+import resnet_spec
 import resnet_torch
 from parity.compare import as_bits, differing_bits
 from parity.errors import CheckpointError
@@ -91,10 +92,17 @@ def test_a_flax_twin_has_torchs_names_in_torchs_order():
     assert list(parity.state_dict(twin)) == list(model.state_dict())
 
 
-def test_a_flax_twin_that_has_been_through_jit_keeps_its_names():
+def test_a_flax_twin_that_has_been_through_merge_keeps_torchs_order():
     model, twin = _twins(TINY, "float32")
-    merged = nnx.merge(*nnx.split(twin))
-    assert set(parity.state_dict(merged)) == set(model.state_dict())
+    for other in (nnx.merge(*nnx.split(twin)), abstract_flax(TINY)):
+        assert list(parity.entries(other)) == list(model.state_dict())
+
+
+@pytest.mark.parametrize("name", resnet_spec.list_models())
+def test_every_network_without_data_has_torchs_names_in_torchs_order(name: str):
+    config = get_config(name)
+    names = [list(parity.entries(of(config))) for of in (abstract_torch, abstract_flax)]
+    assert names[0] == names[1]
 
 
 def test_state_dict_gives_copies():
@@ -164,6 +172,55 @@ def test_every_problem_is_reported_in_one_error_and_nothing_is_loaded(which: int
     assert len(error.value.problems) == 5
     assert "\n" not in str(error.value)
     assert parity.digest_of(model) == before
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_values_that_are_no_weights_are_reported_with_all_the_rest(which: int):
+    model = _twins(TINY, "float32")[which]
+    before = parity.digest_of(model)
+    state: dict = dict(parity.state_dict(model))
+    del state["bn1.bias"]
+    state |= {
+        "bn1.weight": None,
+        "conv1.weight": torch.zeros(8, 3, 7, 7, device="meta"),
+        "fc.weight": torch.zeros(7, 16).to_sparse(),
+        "fc.bias": np.float32(1.0),
+        "layer1.0.bn1.bias": torch.zeros(8, dtype=torch.float8_e4m3fn),
+        "layer1.0.bn1.weight": "text",
+        3: np.zeros(3),
+    }
+    with pytest.raises(CheckpointError) as error:
+        parity.load_state_dict(model, state)
+    for problem in (
+        "missing: bn1.bias",
+        "no weights: bn1.weight is a NoneType",
+        "no weights: conv1.weight is a tensor without data",
+        "no weights: fc.weight is a tensor torch.sparse_coo",
+        "no weights: layer1.0.bn1.bias is a tensor of torch.float8_e4m3fn",
+        "no weights: layer1.0.bn1.weight is a str",
+        "no weights: 3 is a name that is no text",
+        "wrong shape: fc.bias (), expected (7,)",
+    ):
+        assert problem in error.value.problems
+    assert len(error.value.problems) == 8
+    assert parity.digest_of(model) == before
+
+
+def test_arrays_of_the_other_byte_order_are_read_by_value():
+    for model in _twins(TINY, "float32"):
+        state = parity.state_dict(model)
+        state["bn1.num_batches_tracked"] = np.array(5)
+        swapped = {n: a.astype(a.dtype.newbyteorder(">")) for n, a in state.items()}
+        parity.load_state_dict(model, swapped)
+        assert differing_bits(parity.state_dict(model), state) == {}
+
+
+def test_a_float64_twin_is_filled_bit_for_bit_outside_x64_mode_too():
+    with jax.enable_x64(True):
+        model, twin = _twins(TINY, "float64")
+    state = _random_bits(model, seed=4)
+    parity.load_state_dict(twin, state)
+    assert differing_bits(parity.state_dict(twin), state) == {}
 
 
 def test_a_broadcastable_bias_is_refused():

@@ -78,6 +78,28 @@ def test_through_a_link_its_target_is_written(tmp_path: Path, name: str):
     assert differing_bits(parity.load(target), STATE) == {}
 
 
+def test_a_file_that_appears_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "w.safetensors"
+    write = writing._WRITERS["safetensors"]
+
+    def slow(temporary: Path, arrays: dict[str, np.ndarray], metadata: str) -> None:
+        write(temporary, arrays, metadata)
+        path.write_text("precious")
+
+    monkeypatch.setitem(writing._WRITERS, "safetensors", slow)
+    with pytest.raises(OutputError, match=r"exists\. Use --force"):
+        parity.save(path, STATE)
+    assert path.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_unknown_format_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="format is 'onnx'; it must be one of"):
+        parity.save(tmp_path / "w.pth", STATE, format="onnx")  # type: ignore[arg-type]
+
+
 def test_a_folder_or_a_path_without_one_is_refused(tmp_path: Path):
     (tmp_path / "a.pth").mkdir()
     with pytest.raises(OutputError, match="is a directory"):
@@ -218,8 +240,9 @@ def test_two_writers_at_once_leave_one_whole_file(tmp_path: Path):
 
 def test_what_is_no_state_is_refused(tmp_path: Path):
     for state, said in (
-        ({}, "no weights at all"),
-        ({"fc.weight": np.zeros(3, np.int8)}, "fc.weight int8"),
+        ({}, "no weights: the state is empty"),
+        ({"fc.weight": np.zeros(3, np.int8)}, "fc.weight is int8, not one of"),
+        ({"fc.weight": None}, "fc.weight is a NoneType"),
     ):
         with pytest.raises(parity.CheckpointError, match=said):
             parity.save(tmp_path / "w.pth", state)
