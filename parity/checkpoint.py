@@ -103,8 +103,7 @@ def require_config(state: StateDict, config: ResNetConfig, path: Path) -> None:
     told = state.config
     if told is not None and told.as_function() != config.as_function():
         raise CheckpointError(
-            f"its metadata says that it belongs to {describe(state.config)} "
-            f"({state.config.to_json()})",
+            f"its metadata says that it belongs to {describe(told)} ({told.to_json()})",
             path=path,
             advice=f"Make that network, not {describe(config)}",
         )

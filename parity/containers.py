@@ -88,8 +88,7 @@ def read(path: Path, *, sha256: bool = False) -> Content:
     try:
         with _open(path) as file:
             size = os.fstat(file.fileno()).st_size
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if sha256 else ""
-            file.seek(0)
+            digest = _sha256(file) if sha256 else ""
             content = _recognise(file, size)(file, size)
             content.size, content.sha256 = size, digest
     except OSError as error:
@@ -103,6 +102,14 @@ def read(path: Path, *, sha256: bool = False) -> Content:
     ):
         content.notes.append(f"the content is {content.kind}, whatever the name says")
     return content
+
+
+def _sha256(file: BinaryIO) -> str:
+    sha = hashlib.sha256()
+    while chunk := file.read(2**20):
+        sha.update(chunk)
+    file.seek(0)
+    return sha.hexdigest()
 
 
 def _open(path: Path) -> BinaryIO:

@@ -34,7 +34,7 @@ def _conv(s: State, key: str, x: Tensor, stride: int = 1) -> Tensor:
 
 def _norm(s: State, key: str, x: Tensor, eps: float) -> Tensor:
     names = ("running_mean", "running_var", "weight", "bias")
-    return F.batch_norm(x, *(s[f"{key}.{n}"] for n in names), eps=eps)
+    return F.batch_norm(x, **{n: s[f"{key}.{n}"] for n in names}, eps=eps)
 
 
 def _plain_block(s: State, key: str, x: Tensor, strides: list[int], eps: float):

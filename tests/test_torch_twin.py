@@ -146,10 +146,11 @@ def test_zero_init_residual_zeroes_the_scales_that_torchvision_zeroes():
 
 def test_a_generator_decides_the_weights_and_leaves_the_global_one_alone():
     before = torch.random.get_rng_state()
-    a, b, c = (
+    models: list[Any] = [
         resnet_torch.create_model(TINY, generator=torch.Generator().manual_seed(seed))
         for seed in (3, 3, 4)
-    )
+    ]
+    a, b, c = models
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(a.fc.weight, b.fc.weight)
     assert not torch.equal(a.fc.weight, c.fc.weight)
@@ -216,7 +217,7 @@ def test_the_usual_tools_take_it():
 
 
 def test_a_name_may_be_a_configuration_and_settings_override_it():
-    model = resnet_torch.create_model(TINY, num_classes=3, norm_eps=1e-3)
+    model: Any = resnet_torch.create_model(TINY, num_classes=3, norm_eps=1e-3)
     assert model.fc.out_features == 3
     assert model.config == TINY.replace(num_classes=3, norm_eps=1e-3)
     assert {m.eps for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}

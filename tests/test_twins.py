@@ -30,11 +30,11 @@ from tests.networks import (
 def test_both_have_the_same_entries_and_the_same_layers(name: str):
     config = get_config(name)
     twins = abstract_torch(config), abstract_flax(config)
-    size = (64, 48) if config.head == "linear" else config.natural_size
+    height, width = (64, 48) if config.head == "linear" else config.natural_size
     torch_entries, flax_entries = (parity.entries(twin) for twin in twins)
     assert torch_entries == flax_entries
     torch_layers, flax_layers = (
-        parity.layers(twin, (config.in_channels, *size)) for twin in twins
+        parity.layers(twin, (config.in_channels, height, width)) for twin in twins
     )
     assert torch_layers == flax_layers
 
