@@ -34,7 +34,8 @@ def _conv(s: State, key: str, x: Tensor, stride: int = 1) -> Tensor:
 
 def _norm(s: State, key: str, x: Tensor, eps: float) -> Tensor:
     names = ("running_mean", "running_var", "weight", "bias")
-    return F.batch_norm(x, **{n: s[f"{key}.{n}"] for n in names}, eps=eps)
+    mean, var, weight, bias = (s[f"{key}.{name}"] for name in names)
+    return F.batch_norm(x, mean, var, weight, bias, eps=eps)
 
 
 def _plain_block(s: State, key: str, x: Tensor, strides: list[int], eps: float):
