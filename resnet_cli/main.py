@@ -9,8 +9,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -137,6 +136,7 @@ def summary(
 ) -> None:
     """Print a network's layers: shapes, kernels, parameters, multiply-adds."""
     from resnet_cli import tables
+    from resnet_cli.progress import status
 
     frameworks = backend.frameworks()
     chosen = [name is not None, every, paper]
@@ -145,10 +145,10 @@ def summary(
     if plot is not None and not every:
         raise ValueError("--plot goes with --all")
     if paper:
-        with _status("counting"):
+        with status("counting"):
             table, rows = tables.of_paper(frameworks)
     elif every:
-        with _status("counting") as say:
+        with status("counting") as say:
             table, rows = tables.of_all(frameworks, say)
         if plot is not None:
             tables.plot(rows, plot)
@@ -179,8 +179,9 @@ def convert_(
 ) -> None:
     """Convert a file of weights, bit for bit, and read the result back."""
     from parity import convert
+    from resnet_cli.progress import status
 
-    with _status(f"converting {source}"):
+    with status(f"converting {source}"):
         done = convert(
             source,
             target,
@@ -234,6 +235,7 @@ def check_(
     """Check that both twins compute the same, at every layer; exit code 1 if not."""
     from parity import check, random_images
     from parity.twins import build
+    from resnet_cli.progress import status
 
     config = _config(name, settings)
     chosen = _weights(config, weights, seed, key, allow_nonfinite)
@@ -243,7 +245,7 @@ def check_(
         what = f"{batch} random images, {height}x{width}, seed {seed}"
     else:
         images, what = _photograph(image, config, chosen), str(image)
-    with _status("building both twins") as say:
+    with status("building both twins") as say:
         torch_model, flax_model = (
             build(framework, config, chosen.state) for framework in ("torch", "flax")
         )
@@ -273,6 +275,7 @@ def predict(
     """Classify a photograph into ImageNet's classes, or the network's own."""
     from parity import predict as prediction
     from parity.twins import build
+    from resnet_cli.progress import status
 
     config = _config(model, settings)
     chosen = _weights(config, weights, seed, key, allow_nonfinite)
@@ -281,7 +284,7 @@ def predict(
     if config.num_classes != len(names):
         names = tuple(f"class {index}" for index in range(config.num_classes))
     scores = {}
-    with _status("predicting") as say:
+    with status("predicting") as say:
         for framework in backend.frameworks():
             say(f"running {framework}")
             twin = build(framework, config, chosen.state)
@@ -345,8 +348,9 @@ def _weights(
     allow_nonfinite: bool,
 ) -> Chosen:
     from parity.twins import weights_for
+    from resnet_cli.progress import download_bar
 
-    with _download_bar() as progress:
+    with download_bar() as progress:
         chosen = weights_for(
             config,
             weights,
@@ -375,50 +379,6 @@ def _photograph(
 def _say_notes(path: object, notes: Sequence[str]) -> None:
     for note in notes:
         print(f"note: {path}: {note}", file=sys.stderr)
-
-
-@contextmanager
-def _status(what: str) -> Iterator[Callable[[str], None]]:
-    """Shows on a terminal what is being done."""
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"{what} …") as status:
-        yield lambda what: status.update(f"{what} …")
-
-
-@contextmanager
-def _download_bar() -> Iterator[Callable[[int, int | None], None]]:
-    """Shows a bar from the first byte of a download on."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (
-        TextColumn("downloading"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task("download")
-
-    def progress(done: int, total: int | None) -> None:
-        if not bar.live.is_started:  # an empty bar would leave an empty line
-            bar.start()
-        bar.update(task, completed=done, total=total)
-
-    try:
-        yield progress
-    finally:
-        if bar.live.is_started:
-            bar.stop()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

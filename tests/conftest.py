@@ -6,7 +6,9 @@ from pathlib import Path
 
 import jax
 import matplotlib.cbook
+import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 from benchmarks.torchvision_import import import_torchvision
@@ -22,8 +24,28 @@ settings.load_profile("default")
 
 import_torchvision()
 
+from tests.networks import TINY, random_torch  # noqa: E402  after torchvision
+
 
 @pytest.fixture(scope="session")
 def photo() -> Path:
     """A real photograph, 512 pixels wide and 600 high."""
     return Path(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
+
+
+@pytest.fixture(scope="session")
+def tensors() -> dict[str, torch.Tensor]:
+    """A tiny network's state, every value random; not to be changed."""
+    return dict(random_torch(TINY).state_dict())
+
+
+@pytest.fixture(scope="session")
+def arrays(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """The same as arrays."""
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a test writes its file."""
+    return tmp_path / "weights.pth"
