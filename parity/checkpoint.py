@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class StateDict(dict[str, np.ndarray]):
         notes: what was accepted, stripped or filled in, one clause each.
         metadata: what this project wrote into the file; empty for a file of others.
         config: the network that the metadata names, if it does.
+        guessed: settings of it that the file's author did not know.
         sha256: of the file.
     """
 
@@ -46,6 +48,7 @@ class StateDict(dict[str, np.ndarray]):
         self.metadata = content.metadata or {}
         self.sha256 = content.sha256
         self.config = _config_in(self.metadata)
+        self.guessed = _guessed_in(self.metadata)
 
 
 def load(
@@ -101,7 +104,10 @@ def require_config(state: StateDict, config: ResNetConfig, path: Path) -> None:
         CheckpointError: its metadata names another network.
     """
     told = state.config
-    if told is not None and told.as_function() != config.as_function():
+    if told is None:
+        return
+    known = told.replace(**{field: getattr(config, field) for field in state.guessed})
+    if known.as_function() != config.as_function():
         raise CheckpointError(
             f"its metadata says that it belongs to {describe(told)} ({told.to_json()})",
             path=path,
@@ -121,6 +127,16 @@ def _config_in(metadata: Mapping[str, Any]) -> ResNetConfig | None:
             advice="Use the version that wrote it: "
             f"{metadata.get('tool', 'it does not say which')!s:.80}",
         ) from error
+
+
+def _guessed_in(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    found = metadata.get("guessed")
+    known = {field.name for field in fields(ResNetConfig)}
+    return (
+        tuple(name for name in found if name in known)
+        if isinstance(found, list)
+        else ()
+    )
 
 
 def _check_published_name(name: str, sha256: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from parity.checkpoint import StateDict, load, require_config
 from parity.digest import digest
 from parity.errors import CheckpointError, OutputError
-from parity.identify import identify
+from parity.identify import guessed, identify
 from parity.names import COUNTER
 from parity.state import require
 from parity.twins import entries_of
@@ -76,6 +77,10 @@ def convert(
         raise OutputError(target, "is the source itself", "Name another file")
     state = load(source, key=key, allow_nonfinite=allow_nonfinite)
     found = config or state.config or _identify(state, source)
+    if config is not None:
+        unsaid: Sequence[str] = ()
+    else:
+        unsaid = state.guessed if state.config is not None else guessed(found)
     if sum(found.layers) > len(state):  # before anything is built for them
         raise CheckpointError(
             f"has {len(state)} entries; {describe(found)} has more blocks than that",
@@ -90,6 +95,7 @@ def convert(
         config=found,
         overwrite=overwrite,
         source=(source.name, state.sha256),
+        guessed=unsaid,
     )
     return Conversion(
         source=source,

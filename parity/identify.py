@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import resnet_spec
@@ -27,6 +28,14 @@ def identify(shapes: Shapes) -> ResNetConfig | None:
         return ResNetConfig(**_fields(shapes))
     except (KeyError, IndexError, ValueError, ZeroDivisionError):
         return None
+
+
+def guessed(config: ResNetConfig) -> tuple[str, ...]:
+    """Returns the settings of an identified network that shapes do not show."""
+    fields = ["stride_on", "replace_stride_with_dilation", "norm_eps", "signal_width"]
+    if config.shortcut in ("A", "none"):
+        fields.append("shortcut")
+    return tuple(fields)
 
 
 def closest_name(shapes: Shapes) -> str | None:
@@ -54,7 +63,7 @@ def _fields(shapes: Shapes) -> dict[str, Any]:
         "groups": inner // per_group,
         "width_per_group": per_group * 64 // widths[0] if block == "bottleneck" else 64,
         "stem": "deep" if deep else stem,
-        "shortcut": _shortcut(shapes, layers),
+        "shortcut": _shortcut(shapes, layers, widths),
         "conv_bias": "layer1.0.conv1.bias" in shapes,
         "dimensions": 1 if height < width else 2,
         "in_channels": first[1],
@@ -78,10 +87,10 @@ def _count_blocks(shapes: Shapes) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def _shortcut(shapes: Shapes, layers: tuple[int, ...]) -> str:
+def _shortcut(shapes: Shapes, layers: tuple[int, ...], widths: tuple[int, ...]) -> str:
     projected = {name.rpartition(".downsample.")[0] for name in shapes} - {""}
     if not projected:
-        return "A"
+        return "none" if any(b < a for a, b in pairwise(widths)) else "A"
     if any(name.endswith("downsample.2.weight") for name in shapes):
         return "D"
     every = f"layer1.{layers[0] - 1}" in projected and layers[0] > 1

@@ -59,6 +59,12 @@ def assign(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
         variable.set_value(value)
 
 
+def has_data(model: nnx.Module) -> bool:
+    """Whether every entry of the state has values."""
+    values = (variable.get_value() for _, _, variable in _variables(model))
+    return all(isinstance(value, jax.Array) for value in values)
+
+
 def in_eval(model: nnx.Module) -> nnx.Module:
     """Returns a copy in evaluation mode."""
     twin = nnx.merge(*nnx.split(model))
@@ -206,8 +212,8 @@ def calls(model: nnx.Module, shape: tuple[int, ...]) -> list[Call]:
                     type(module).__name__,
                     _image_shape(x),
                     _image_shape(y),
-                    _first(getattr(module, "strides", None)),
-                    _first(getattr(module, "padding", None)),
+                    _last(getattr(module, "strides", None)),
+                    _last(getattr(module, "padding", None)),
                 )
             )
 
@@ -315,7 +321,7 @@ def _image_shape(x: jax.Array) -> Shape:
     return tuple(x.shape[1:])
 
 
-def _first(value: Any) -> int | None:
+def _last(value: Any) -> int | None:
     while isinstance(value, tuple):
-        value = value[0]
+        value = value[-1]
     return value

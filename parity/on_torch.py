@@ -36,8 +36,13 @@ def state(model: nn.Module) -> dict[str, np.ndarray]:
 def assign(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes entries that have been checked into the model; fills a meta model."""
     tensors = {name: to_torch(array) for name, array in arrays.items()}
-    abstract = any(tensor.is_meta for tensor in model.state_dict().values())
-    model.load_state_dict(tensors, strict=False, assign=abstract)  # checked already
+    # Strictness has been seen to.
+    model.load_state_dict(tensors, strict=False, assign=not has_data(model))
+
+
+def has_data(model: nn.Module) -> bool:
+    """Whether every entry of the state has values."""
+    return not any(tensor.is_meta for tensor in model.state_dict().values())
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
@@ -109,8 +114,8 @@ def calls(model: nn.Module, shape: tuple[int, ...]) -> list[Call]:
                     type(module).__name__,
                     tuple(x.shape[1:]),
                     tuple(y.shape[1:]),
-                    _first(getattr(module, "stride", None)),
-                    _first(getattr(module, "padding", None)),
+                    _last(getattr(module, "stride", None)),
+                    _last(getattr(module, "padding", None)),
                 )
             )
 
@@ -156,5 +161,5 @@ def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     return parameter.device, parameter.dtype
 
 
-def _first(value: Any) -> int | None:
-    return value[0] if isinstance(value, tuple) else value
+def _last(value: Any) -> int | None:
+    return value[-1] if isinstance(value, tuple) else value

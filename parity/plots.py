@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import cycle
 from typing import NamedTuple
 
 
@@ -35,7 +36,7 @@ def plot_sizes(sizes: Sequence[Size], path: str | os.PathLike[str]) -> None:
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     axes = figure.add_subplot()
     families = list(dict.fromkeys(size.family for size in sizes))
-    for family, marker in zip(families, "osD^vP*XhH<>", strict=False):
+    for family, marker in zip(families, cycle("osD^vP*XhH<>"), strict=False):
         of = [size for size in sizes if size.family == family]
         axes.scatter(
             [size.multiply_adds for size in of],

@@ -108,7 +108,7 @@ class Loaded:
 
 
 def load_state_dict(
-    model: Any, mapping: Mapping[str, Any], *, ignore: Sequence[str] = ()
+    model: Any, mapping: Mapping[str, Any], *, ignore: str | Sequence[str] = ()
 ) -> Loaded:
     """Writes a state into either twin, all of it or nothing, bit for bit.
 
@@ -117,8 +117,8 @@ def load_state_dict(
             device, or from ``nnx.eval_shape``) gets its data here.
         mapping: as :func:`state_dict` returns it. Tensors of torch and arrays of JAX
             are taken too.
-        ignore: patterns of names, as ``"fc.*"``, that are not loaded, whether the
-            mapping, the model or both have them: the way to another head.
+        ignore: pattern or patterns of names, as ``"fc.*"``, that are not loaded,
+            whether the mapping, the model or both have them: the way to another head.
 
     Returns:
         What was left out, and what the model kept; nothing without ``ignore``.
@@ -127,15 +127,22 @@ def load_state_dict(
         CheckpointError: entries are missing, unexpected, of another shape or of another
             dtype. All of them are reported together, and the model is unchanged.
         TypeError: the model belongs to neither framework.
+        ValueError: the model has no data for what is ignored.
     """
     hands = adapter(model)
     expected = hands.entries(model)
+    patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     arrays, bad = convertible(mapping)
 
     def ignored(names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(n for n in names if any(fnmatchcase(n, p) for p in ignore))
+        return tuple(n for n in names if any(fnmatchcase(n, p) for p in patterns))
 
     found = Loaded(left_out=ignored([*arrays, *bad]), kept=ignored(expected))
+    if found.kept and not hands.has_data(model):
+        raise ValueError(
+            f"the model has no data, and none would come for {', '.join(found.kept)}. "
+            "Make it with weights of its own"
+        )
     for name in found.left_out:
         arrays.pop(name, None)
         bad.pop(name, None)
@@ -146,8 +153,8 @@ def load_state_dict(
 
 
 def adapt_in_channels(
-    mapping: Mapping[str, np.ndarray], in_channels: int, *, key: str = "conv1.weight"
-) -> dict[str, np.ndarray]:
+    mapping: Mapping[str, Any], in_channels: int, *, key: str | None = None
+) -> dict[str, Any]:
     """Fits the first convolution to another number of channels, as timm does.
 
     One channel gets the sum of the kernels, so that a gray image gives what it gave as
@@ -157,15 +164,20 @@ def adapt_in_channels(
     Args:
         mapping: a state whose first convolution takes three channels.
         in_channels: how many it shall take.
-        key: its weight; ``conv1.0.weight`` in a deep stem.
+        key: its weight; by default that of the stem.
 
     Raises:
-        ValueError: there is no such kernel of three channels.
+        ValueError: there is no such kernel of three channels, or no such number.
     """
-    kernel = mapping.get(key)
-    if kernel is None or kernel.ndim != 4 or kernel.shape[1] != 3:
-        shape = None if kernel is None else kernel.shape
-        raise ValueError(f"{key} is {shape}; it must be a kernel of 3 input channels")
+    if in_channels < 1:
+        raise ValueError(f"in_channels is {in_channels}; it must be a positive integer")
+    if key is None:
+        key = "conv1.weight" if "conv1.weight" in mapping else "conv1.0.weight"
+    kernel: np.ndarray = as_array(mapping[key]) if key in mapping else np.empty(0)
+    if kernel.ndim != 4 or kernel.shape[1:2] != (3,):
+        raise ValueError(
+            f"{key} has shape {kernel.shape}; it must be a kernel of 3 input channels"
+        )
     wide = kernel.astype(np.promote_types(kernel.dtype, np.float32))
     if in_channels == 1:
         adapted = wide.sum(1, keepdims=True)
@@ -174,7 +186,7 @@ def adapt_in_channels(
     else:
         repeats = -(-in_channels // 3)
         adapted = np.tile(wide, (1, repeats, 1, 1))[:, :in_channels]
-        adapted *= wide.dtype.type(3 / in_channels)
+        adapted = adapted * wide.dtype.type(3 / in_channels)
     return {**mapping, key: adapted.astype(kernel.dtype)}
 
 

@@ -21,7 +21,7 @@ class Layer:
         output: shape of what it returns.
         kernel: shape of its weight in torch's layout: out, in per group, h, w.
         stride: in pixels, both ways.
-        padding: in pixels, on all sides.
+        padding: in pixels, left and right; above and below too, if the kernel is high.
         projection: whether it is part of a shortcut.
         parameters: how many it learns; counted at its first call.
         multiply_adds: of a convolution or linear layer; others are not counted.

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +41,7 @@ def save(
     format: Format | None = None,
     overwrite: bool = False,
     source: tuple[str, str] | None = None,
+    guessed: Sequence[str] = (),
 ) -> None:
     """Writes a state, atomically: the file is complete and verified, or is not there.
 
@@ -55,6 +56,7 @@ def save(
             by default what the path's extension says.
         overwrite: replace a file that is there.
         source: name and sha256 of the file that the state was read from, if any.
+        guessed: settings of the configuration that nobody has said.
 
     Raises:
         CheckpointError: the state has entries that are no weights.
@@ -86,6 +88,7 @@ def save(
         "dtype": ", ".join(sorted({a.dtype.name for a in arrays.values()})),
         "sha256": digest(arrays),
         "config": config.to_json() if config is not None else None,
+        "guessed": list(guessed),
     }
     if source is not None:
         metadata["source"] = dict(zip(("name", "sha256"), source, strict=True))

@@ -98,8 +98,11 @@ def list_(as_json: Json = False) -> None:
         return
     from parity.text import table
 
-    heads = ("name", "block", "layers", "groups", "width/group", "stride on", "weights")
-    keys = ("name", "block", "layers", "groups", "width_per_group", "stride_on")
+    keys = (
+        *("name", "block", "layers", "stem", "shortcut", "head", "groups"),
+        *("width_per_group", "stride_on"),
+    )
+    heads = (*keys[:-2], "width/group", "stride on", "weights")
     cells = [
         [",".join(map(str, v)) if isinstance(v := row[k], list) else v for k in keys]
         + [" ".join(row["weights"])]
@@ -144,6 +147,10 @@ def summary(
         raise ValueError("summary takes a network's name, --all or --paper")
     if plot is not None and not every:
         raise ValueError("--plot goes with --all")
+    if name is None and (size is not None or settings):
+        raise ValueError("--size and --set go with a network's name")
+    if plot is not None:
+        tables.require_plot(plot)
     if paper:
         with status("counting"):
             table, rows = tables.of_paper(frameworks)
@@ -155,6 +162,7 @@ def summary(
     else:
         config = _config(name or "", settings)
         pixels = _size(size) if size is not None else config.natural_size
+        config.check_size(*pixels)
         table, rows = tables.of_network(name or "", config, pixels, frameworks)
     print(json.dumps(rows) if as_json else table)
 
@@ -241,6 +249,7 @@ def check_(
     chosen = _weights(config, weights, seed, key, allow_nonfinite)
     if image is None:
         height, width = _size(size) if size else config.uneven_size
+        config.check_size(height, width)
         images = random_images((batch, config.in_channels, height, width), seed=seed)
         what = f"{batch} random images, {height}x{width}, seed {seed}"
     else:
@@ -410,7 +419,8 @@ def _one_line(error: Exception) -> str:
         return f"{error.format_message().rstrip('.')}. See --help"  # type: ignore
     text = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError):
-        return f"{text}: install it with `pip install 'resnet-twins[torch,flax]'`"
+        extra = "plot" if error.name == "matplotlib" else "torch,flax"
+        return f"{text}: install it with `pip install 'resnet-twins[{extra}]'`"
     if isinstance(error, ValueError | OutputError | DownloadError):
         return text
     if isinstance(error, OSError):

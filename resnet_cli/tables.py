@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import resnet_spec
+from parity.errors import OutputError
 from parity.plots import Size, plot_sizes
 from parity.summary import Layer, layers
 from parity.text import table
@@ -89,6 +90,19 @@ def of_paper(frameworks: Frameworks) -> tuple[str, list[dict[str, Any]]]:
         )
     cells = [[f"{v:,}" if isinstance(v, int) else v for v in r.values()] for r in rows]
     return table(tuple(rows[0]), cells), rows
+
+
+def require_plot(path: Path) -> None:
+    """Checks that a picture can be drawn there, before anything is counted for it.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+        OutputError: there is no such folder.
+    """
+    import matplotlib  # noqa: F401  is it there?
+
+    if not path.absolute().parent.is_dir():
+        raise OutputError(path, f"there is no folder {path.parent}", "Make it first")
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:

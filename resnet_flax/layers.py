@@ -12,6 +12,7 @@ from math import prod
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -111,7 +112,8 @@ class Layers:
 
     def flatten(self, features: int) -> Flatten:
         """All values of an image in one row, if there are as many as expected."""
-        return Flatten(features, self.config.fitting_inputs())
+        rows = 1 if self.config.dimensions == 1 else None
+        return Flatten(features, rows=rows, fitting=self.config.fitting_inputs())
 
     def linear(self, in_features: int, out_features: int) -> nnx.Linear:
         """A linear layer with bias, both drawn from ±1/√in_features."""
@@ -306,7 +308,8 @@ class AvgPool2d(nnx.Module):
             ]
 
         def total(x: Array) -> Array:
-            zero = jnp.zeros((), x.dtype)
+            # numpy's zero: traced, JAX would not know this for a sum, nor its gradient.
+            zero = np.zeros((), x.dtype)
             return jax.lax.reduce_window(x, zero, jax.lax.add, window, strides, over)
 
         return total(x) / total(jnp.ones_like(x))
@@ -337,14 +340,15 @@ class PadChannels(nnx.Module):
 class Flatten(nnx.Module):
     """:func:`flatten` before a linear layer that has a weight for each position."""
 
-    def __init__(self, features: int, fitting: str) -> None:
+    def __init__(self, features: int, *, rows: int | None, fitting: str) -> None:
         self.features = features
+        self.rows = rows
         self.fitting = fitting
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n chw"]:
         """Flattens; raises ValueError, with the sizes that fit, for other maps."""
         _, h, w, c = x.shape
-        if h * w * c != self.features:
+        if h * w * c != self.features or self.rows not in (None, h):
             raise ValueError(
                 f"the map before the linear layer is {(c, h, w)}, {h * w * c} values "
                 f"instead of {self.features}; {self.fitting}"

@@ -98,7 +98,8 @@ class ResNetConfig:
         self._as_tuple("replace_stride_with_dilation")
 
         for field, choices in _CHOICES.items():
-            known = getattr(self, field) in choices
+            value = getattr(self, field)
+            known = any(value == c and type(value) is type(c) for c in choices)
             self._check(field, known, f"one of {', '.join(map(repr, choices))}")
         for field in ("layers", "widths"):
             values = getattr(self, field)
@@ -222,8 +223,26 @@ class ResNetConfig:
             scale = 2 ** (self.halvings + 1)
             frames = ((6, 8), (8, 6), (4, 12))
             sizes = [f"{height * scale}x{width * scale}" for height, width in frames]
-            return f"frames of {', '.join(sizes)} fit, height by width"
+            return (
+                f"frames whose map has {CONV_HEAD_POSITIONS} positions fit, as "
+                f"{', '.join(sizes)} (height by width)"
+            )
         return "images of any size fit"
+
+    def check_size(self, height: int, width: int) -> None:
+        """Checks that images of this size fit the head.
+
+        Raises:
+            ValueError: they do not; the message says which do.
+        """
+        rows, columns = (_halve(side, self.halvings) for side in (height, width))
+        fits = True
+        if self.include_top and self.head == "signal":
+            fits = height == 1 and columns // SIGNAL_POOL == self.signal_positions
+        elif self.include_top and self.head == "conv":
+            fits = _halve(rows, 1) * _halve(columns, 1) == CONV_HEAD_POSITIONS
+        if not fits:
+            raise ValueError(f"{height}x{width} does not fit: {self.fitting_inputs()}")
 
     def inner_width(self, width: int) -> int:
         """Channels of the 3x3 convolution in a block of a stage of this width."""

@@ -105,7 +105,8 @@ class Layers:
 
     def flatten(self, features: int) -> Flatten:
         """All values of an image in one row, if there are as many as expected."""
-        return Flatten(features, self.config.fitting_inputs())
+        rows = 1 if self.config.dimensions == 1 else None
+        return Flatten(features, rows=rows, fitting=self.config.fitting_inputs())
 
     def linear(self, in_features: int, out_features: int) -> nn.Linear:
         """A linear layer with bias, both drawn from ±1/√in_features."""
@@ -140,17 +141,19 @@ class PadChannels(nn.Module):
 class Flatten(nn.Module):
     """:func:`flatten` before a linear layer that has a weight for each position."""
 
-    def __init__(self, features: int, fitting: str) -> None:
+    def __init__(self, features: int, *, rows: int | None, fitting: str) -> None:
         super().__init__()
         self.features = features
+        self.rows = rows
         self.fitting = fitting
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n chw"]:
         """Flattens; raises ValueError, with the sizes that fit, for other maps."""
-        if x[0].numel() != self.features:
+        _, c, h, w = x.shape
+        if h * w * c != self.features or self.rows not in (None, h):
             raise ValueError(
-                f"the map before the linear layer is {tuple(x.shape[1:])}, "
-                f"{x[0].numel()} values instead of {self.features}; {self.fitting}"
+                f"the map before the linear layer is {(c, h, w)}, {h * w * c} values "
+                f"instead of {self.features}; {self.fitting}"
             )
         return flatten(x)
 

@@ -228,6 +228,20 @@ def test_rows_87_and_88_another_body_isrefused(path: Path):
         parity.convert(path, path.with_name("out.safetensors"))
 
 
+def test_what_a_conversion_had_to_guess_is_not_held_against_anyone(tmp_path: Path):
+    for name, looks_like in (("plain18", "A"), ("resnet50_v1", "3x3")):
+        source, target = tmp_path / f"{name}.pth", tmp_path / f"{name}.safetensors"
+        torch.save(random_torch(name).state_dict(), source)
+        parity.convert(source, target)
+        state = parity.load(target)
+        assert state.config is not None
+        assert looks_like in (state.config.shortcut, state.config.stride_on)
+        again = tmp_path / f"{name}-again.pth"
+        parity.convert(target, again, config=get_config(name))
+        assert parity.load(again).config == get_config(name)
+        assert parity.load(again).guessed == ()
+
+
 @pytest.mark.parametrize("number", [3000, 10**9])
 def test_a_number_in_a_name_builds_no_network(path: Path, tensors, number: int):
     extra = {f"layer1.{number}.conv1.weight": torch.zeros(1)}

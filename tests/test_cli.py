@@ -183,6 +183,11 @@ def test_bad_input_is_one_line_and_exit_code_2(call: Called, pth: Path, tmp_path
     assert "--seed" in call.error("check", "resnet18", "--seed", "-1")
     assert "HEIGHTxWIDTH" in call.error("summary", "resnet18", "--size", "²x3")
     assert "takes a network's name, --all or --paper" in call.error("summary")
+    assert "width 985 to 1016 fit" in call.error(
+        "summary", "resnet18_1d", "--size", "1x984"
+    )
+    assert "384x512" in call.error("check", "resnet18_conv_head", "--size", "224x224")
+    assert "--size and --set go with" in call.error("summary", "--all", "--set", "a=1")
     assert "--plot goes with --all" in call.error("summary", "resnet18", "--plot", out)
     line = call.error(
         *("predict", "x.jpg", "--model", "resnet18", "--weights", "random"),
@@ -200,6 +205,8 @@ def test_output_trouble_is_exit_code_3(call: Called, pth: Path, tmp_path: Path):
     call("convert", pth, out, "--force")
     assert "source itself" in call.error("convert", pth, pth, "--force", code=3)
     assert "no folder" in call.error("convert", pth, tmp_path / "a" / "b.pth", code=3)
+    line = call.error("summary", "--all", "--plot", tmp_path / "a" / "b.png", code=3)
+    assert "no folder" in line
 
 
 def test_debug_shows_the_traceback(tmp_path: Path):
@@ -245,6 +252,11 @@ def test_check_passes_and_prints_every_layer(call: Called, pth: Path):
     brief, _ = call("check", "resnet18", "--size", "65x48", "--brief")
     assert "layer4.1.relu@2 " not in brief
     assert brief.splitlines()[0].startswith("resnet18: random weights, seed 0")
+
+
+def test_check_of_a_signal_judges_its_decision(call: Called):
+    out, _ = call("check", "resnet18_1d", "--brief", "--batch", "1")
+    assert "G5    top-1 class           pass" in out
 
 
 def test_check_on_a_photograph_as_json(call: Called, photo: Path):

@@ -177,7 +177,8 @@ def test_timms_network_has_the_same_keys_and_numbers(name: str):
         ("resnet18_1d", (1, 1, 1, 984), "width 985 to 1016 fit"),
         ("resnet18_1d", (1, 1, 1, 1017), "width 985 to 1016 fit"),
         ("resnet18_1d", (1, 1, 9, 1000), "signals of height 1"),
-        ("resnet18_conv_head", (1, 3, 224, 224), "frames of 384x512, 512x384, 256x768"),
+        ("resnet18_1d", (1, 1, 248, 32), "signals of height 1"),
+        ("resnet18_conv_head", (1, 3, 224, 224), "384x512, 512x384, 256x768"),
     ],
 )
 def test_an_input_that_does_not_fit_is_refused_by_both_with_what_fits(

@@ -74,6 +74,8 @@ def test_a_configuration_cannot_be_changed_in_place():
         ("shortcut", "E", "one of 'A', 'B', 'C', 'D', 'none'"),
         ("head", "mlp", "one of 'linear', 'signal', 'conv'"),
         ("dimensions", 3, "one of 1, 2"),
+        ("dimensions", True, "one of 1, 2"),
+        ("dimensions", 1.0, "one of 1, 2"),
         ("conv_bias", 1, "True or False"),
         ("signal_width", 100, "None without a signal head"),
         ("norm_eps", 0.0, "a number above 0"),
@@ -122,8 +124,24 @@ def test_the_sizes_that_fit_a_head_are_said():
     signal = get_config("resnet18_1d")
     assert signal.fitting_inputs() == "signals of height 1 and width 985 to 1016 fit"
     assert signal.signal_positions == 31
-    frames = "frames of 384x512, 512x384, 256x768 fit, height by width"
-    assert get_config("resnet50_conv_head").fitting_inputs() == frames
+    frames = "frames whose map has 48 positions fit, as 384x512, 512x384, 256x768"
+    conv_head = get_config("resnet50_conv_head")
+    assert conv_head.fitting_inputs() == f"{frames} (height by width)"
+    for size in ((384, 512), (512, 384), (256, 768), (321, 449)):
+        conv_head.check_size(*size)
+    for config, size in (
+        (conv_head, (320, 512)),
+        (conv_head, (385, 512)),
+        (signal, (1, 984)),
+        (signal, (1, 1017)),
+        (signal, (2, 1000)),
+    ):
+        with pytest.raises(ValueError, match="does not fit"):
+            config.check_size(*size)
+        config.replace(include_top=False).check_size(*size)
+    for width in (985, 1016):
+        signal.check_size(1, width)
+    get_config("resnet50").check_size(7, 9)
     assert get_config("resnet50").fitting_inputs() == "images of any size fit"
 
 

@@ -22,7 +22,7 @@ from parity.errors import CheckpointError
 from parity.state import DTYPES
 from parity.twins import abstract_flax, abstract_torch
 from resnet_spec import ResNetConfig, get_config
-from tests.networks import TINY, TINY_BOTTLENECK, configs, flax_like, random_torch
+from tests.networks import TINY, TINY_BOTTLENECK, configs, random_torch
 
 DTYPE_NAMES = ("float32", "float64", "bfloat16", "float16")
 
@@ -80,11 +80,13 @@ def test_any_network_survives_without_data_beforehand(config: ResNetConfig, seed
         assert differing_bits(state, parity.state_dict(other)) == {}
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
-def test_a_whole_network_survives(name: str):
-    model = random_torch(name)
-    twin = flax_like(model)
-    assert parity.digest_of(twin) == parity.digest_of(model)
+@pytest.mark.parametrize("name", resnet_spec.list_models())
+def test_every_named_network_survives_both_ways(name: str):
+    model, twin = abstract_torch(get_config(name)), abstract_flax(get_config(name))
+    state = _random_bits(model, seed=5)
+    parity.load_state_dict(twin, state)
+    parity.load_state_dict(model, parity.state_dict(twin))
+    assert differing_bits(state, parity.state_dict(model)) == {}
 
 
 def test_a_flax_twin_has_torchs_names_in_torchs_order():

@@ -46,7 +46,7 @@ ORACLE: dict[str, tuple[int, int | None]] = {
     "resnet18_1d": (19_716_648, None),
     "resnet18_conv_head": (12_028_866, None),
     "resnet50_conv_head": (24_556_994, None),
-    "resnet50d": (25_576_264, None),  # timm's; its multiply-adds: test_timm.py
+    "resnet50d": (25_576_264, None),  # timm's; its multiply-adds: test_references.py
 }
 
 OVERRIDDEN: list[tuple[str, dict[str, Any], tuple[int, int | None]]] = [
@@ -114,10 +114,14 @@ RESNET34 = [
 ]
 
 
-def test_resnet34_has_the_papers_shapes():
+TWINS = pytest.mark.parametrize("create", [abstract_torch, abstract_flax])
+
+
+@TWINS
+def test_resnet34_has_the_papers_shapes(create: Any):
     found = {
         layer.name: layer
-        for layer in parity.layers(abstract_flax(get_config("resnet34")), (3, 224, 224))
+        for layer in parity.layers(create(get_config("resnet34")), (3, 224, 224))
     }
     for block, into, out, stride, kernel, projection in RESNET34:
         conv = found[f"{block}.conv1"]
@@ -141,16 +145,33 @@ RESNET50 = {
     "layer2.0.conv3": ((128, 28, 28), (512, 28, 28)),
     "layer3.0.conv1": ((512, 28, 28), (256, 28, 28)),
     "layer3.0.conv2": ((256, 28, 28), (256, 14, 14)),
+    "layer3.0.conv3": ((256, 14, 14), (1024, 14, 14)),
+    "layer4.0.conv1": ((1024, 14, 14), (512, 14, 14)),
     "layer4.0.conv2": ((512, 14, 14), (512, 7, 7)),
+    "layer4.0.conv3": ((512, 7, 7), (2048, 7, 7)),
     "layer4.2.conv3": ((512, 7, 7), (2048, 7, 7)),
 }
 
 
-def test_resnet50_has_the_shapes_of_v15():
+@TWINS
+def test_resnet50_has_the_shapes_of_v15(create: Any):
     found = {
         layer.name: (layer.input, layer.output)
-        for layer in parity.layers(
-            abstract_torch(get_config("resnet50")), (3, 224, 224)
-        )
+        for layer in parity.layers(create(get_config("resnet50")), (3, 224, 224))
     }
     assert {name: found[name] for name in RESNET50} == RESNET50
+
+
+@TWINS
+def test_the_one_dimensional_network_has_the_references_layers(create: Any):
+    config = get_config("resnet18_1d")
+    found = {layer.name: layer for layer in parity.layers(create(config), (1, 1, 1000))}
+    conv = found["layer2.0.conv1"]
+    assert conv.kernel == (128, 64, 1, 3)
+    assert (conv.stride, conv.padding) == (2, 1)
+    assert (conv.input, conv.output) == ((64, 1, 1000), (128, 1, 500))
+    assert (found["avgpool"].input, found["avgpool"].output) == (
+        (512, 1, 125),
+        (512, 1, 31),
+    )
+    assert found["fc"].kernel == (1000, 15872)

@@ -8,8 +8,9 @@ import timm.models
 import torch
 
 import parity
-from parity.compare import as_bits, differing_bits
+from parity.compare import differing_bits
 from parity.errors import CheckpointError
+from parity.twins import abstract_flax, abstract_torch
 from resnet_spec import get_config
 from tests.networks import TINY, flax_like, random_torch
 
@@ -55,6 +56,21 @@ def test_what_is_not_ignored_is_still_strict(state):
     assert parity.digest_of(model) == before
 
 
+def test_one_pattern_is_not_taken_for_its_letters(state):
+    model = random_torch("resnet18", seed=8)
+    found = parity.load_state_dict(model, state, ignore="fc.*")
+    assert found.left_out == ("fc.weight", "fc.bias")
+    after = parity.state_dict(model)
+    assert differing_bits({"": after["bn1.bias"]}, {"": state["bn1.bias"]}) == {}
+
+
+def test_a_model_without_data_must_get_all_of_it(state):
+    ten = get_config("resnet18").replace(num_classes=10)
+    for model in (abstract_torch(ten), abstract_flax(ten)):
+        with pytest.raises(ValueError, match=r"no data, .*fc\.weight, fc\.bias"):
+            parity.load_state_dict(model, state, ignore="fc.*")
+
+
 def test_without_ignore_nothing_is_left_out(state):
     found = parity.load_state_dict(random_torch("resnet18"), state)
     assert (found.left_out, found.kept) == ((), ())
@@ -66,7 +82,7 @@ def test_without_ignore_nothing_is_left_out(state):
 )
 def test_channels_are_adapted_as_timm_does(in_channels: int, name: str, key: str):
     state = parity.state_dict(random_torch(name))
-    found = parity.adapt_in_channels(state, in_channels, key=key)
+    found = parity.adapt_in_channels(state, in_channels)
     kernel = torch.from_numpy(state[key].copy())
     expected = timm.models.adapt_input_conv(in_channels, kernel).numpy()
     # Sums of three floats may be taken in another order.
@@ -95,8 +111,16 @@ def test_a_gray_image_gives_what_it_gave_as_rgb():
 
 def test_only_kernels_of_three_channels_are_adapted():
     state = parity.state_dict(random_torch(TINY.replace(in_channels=4)))
-    with pytest.raises(ValueError, match=r"conv1\.weight is \(8, 4, 7, 7\)"):
+    with pytest.raises(ValueError, match=r"conv1\.weight has shape \(8, 4, 7, 7\)"):
         parity.adapt_in_channels(state, 1)
-    with pytest.raises(ValueError, match=r"conv9\.weight is None"):
+    with pytest.raises(ValueError, match=r"conv9\.weight has shape \(0,\)"):
         parity.adapt_in_channels(state, 1, key="conv9.weight")
-    assert as_bits(state["conv1.weight"]).any()
+    with pytest.raises(ValueError, match="in_channels is 0"):
+        parity.adapt_in_channels(state, 0)
+
+
+def test_tensors_are_adapted_too():
+    model = random_torch(TINY)
+    found = parity.adapt_in_channels(model.state_dict(), 1)
+    gray = random_torch(TINY.replace(in_channels=1))
+    parity.load_state_dict(gray, found)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from hypothesis import example, given, settings
 
 import parity
@@ -100,6 +103,40 @@ def test_every_named_network_is_equal_in_float64(name: str):
         )
     assert found.dtype == np.float64
     assert deviation(found, expected).l2 <= G1_FORWARD
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stem": "deep", "shortcut": "D"},
+        {"shortcut": "A"},
+        # No conv_bias: before a norm in training its gradient is zero, and noise.
+        {"shortcut": "none"},
+        {"dimensions": 1, "head": "signal", "signal_width": 64, "stem": "3x3"},
+        {"head": "conv"},
+    ],
+)
+def test_gradients_are_equal_in_float64_under_jit(settings: dict[str, Any]):
+    config = TINY.replace(**settings)
+    size = {"signal": (1, 64), "conv": (90, 120)}.get(config.head, (40, 33))
+    config.check_size(*size)
+    model = random_torch(config).double().train()
+    x = images(config, *size, n=3)
+    (model(torch.from_numpy(x)) ** 2).sum().backward()
+    with jax.enable_x64(True):
+        twin = flax_like(model, "float64")
+
+        @nnx.jit
+        def gradients(twin: Any, x: jax.Array) -> nnx.State:
+            return nnx.grad(lambda twin, x: (twin(x) ** 2).sum())(twin, x)
+
+        found = gradients(twin, jax.numpy.asarray(x.transpose(0, 2, 3, 1)))
+        nnx.update(twin, found)  # so that the state has torch's names
+        by_name = parity.state_dict(twin)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        expected = parameter.grad.numpy()
+        assert deviation(by_name[name], expected).l2 <= FLOAT64_BUFFERS, name
 
 
 def test_features_are_equal_and_have_the_same_names():
