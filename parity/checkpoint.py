@@ -175,7 +175,7 @@ def _unwrap(value: object, key: str | None, notes: list[str]) -> Mapping[str, An
 
 
 def _arrays(value: Mapping[Any, Any], limit: int) -> dict[str, np.ndarray]:
-    names = [name for name in value if not isinstance(name, str)]
+    names = [name for name in value if not _is_text(name)]
     if names:
         raise CheckpointError(
             f"has names that are no text: {', '.join(map(repr, names[:5]))}",
@@ -197,6 +197,13 @@ def _arrays(value: Mapping[Any, Any], limit: int) -> dict[str, np.ndarray]:
             f"its tensors claim {size} bytes, which the file cannot hold"
         )
     return {name: as_array(leaf) for name, leaf in value.items()}
+
+
+def _is_text(name: object) -> bool:
+    try:
+        return isinstance(name, str) and bool(name.encode())
+    except UnicodeEncodeError:  # half a surrogate pair: no file could hold it again
+        return False
 
 
 def _leaf_problem(leaf: object) -> str:

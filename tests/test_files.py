@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import lzma
 import os
@@ -321,6 +322,33 @@ def test_row_44_an_empty_state(path: Path, value: object):
 def test_row_45_names_that_are_numbers(path: Path):
     torch.save({0: torch.zeros(3), 1: torch.zeros(3)}, path)
     refused(path, "names that are no text: 0, 1")
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (argparse.Namespace(lr=0.1), "argparse.Namespace"),
+        (np.float64(1), "numpy._core.multiarray.scalar"),
+        (torch.get_rng_state(), "extra is uint8"),
+        ({"nested": 1}, "extra is a dict"),
+    ],
+)
+def test_rows_39_to_42_what_else_people_save(path: Path, tensors, extra, said: str):
+    torch.save({**tensors, "extra": extra}, path)
+    refused(path, said)
+
+
+def test_row_42_a_state_that_holds_itself(path: Path, tensors):
+    state = dict(tensors)
+    state["self"] = state
+    torch.save(state, path)
+    refused(path, "self is a dict")
+
+
+@pytest.mark.parametrize("name", ["a\udc80", ""])
+def test_row_46_names_that_are_no_text(path: Path, tensors, name: str):
+    torch.save({**tensors, name: torch.zeros(2)}, path)
+    refused(path, "names that are no text")
 
 
 # --- safetensors -------------------------------------------------------------------
