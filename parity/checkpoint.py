@@ -6,7 +6,6 @@ wrapper, names, every leaf, every value. See ``parity.containers`` for the first
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -86,12 +85,6 @@ def load(
         return StateDict(arrays, content)
     except CheckpointError as error:
         raise error.at(path) from error.__cause__
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Returns the sha256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_config(state: StateDict, config: ResNetConfig, path: Path) -> None:

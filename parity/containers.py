@@ -6,7 +6,6 @@ nothing trusts a name's extension. What comes out is still only what the file sa
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
+from parity.digest import sha256_of
 from parity.errors import CheckpointError
 
 METADATA_KEY = "resnet_twins"
@@ -88,7 +88,8 @@ def read(path: Path, *, sha256: bool = False) -> Content:
     try:
         with _open(path) as file:
             size = os.fstat(file.fileno()).st_size
-            digest = _sha256(file) if sha256 else ""
+            digest = sha256_of(file) if sha256 else ""
+            file.seek(0)
             content = _recognise(file, size)(file, size)
             content.size, content.sha256 = size, digest
     except OSError as error:
@@ -102,14 +103,6 @@ def read(path: Path, *, sha256: bool = False) -> Content:
     ):
         content.notes.append(f"the content is {content.kind}, whatever the name says")
     return content
-
-
-def _sha256(file: BinaryIO) -> str:
-    sha = hashlib.sha256()
-    while chunk := file.read(2**20):
-        sha.update(chunk)
-    file.seek(0)
-    return sha.hexdigest()
 
 
 def _open(path: Path) -> BinaryIO:

@@ -121,7 +121,9 @@ def in_order(
         CheckpointError: with every difference.
     """
     expected = entries_of(config)
-    dtype = state["conv1.weight"].dtype.name if "conv1.weight" in state else "float32"
+    # The first that is there: a deep stem has no conv1.weight.
+    found = (state[name].dtype.name for name in expected if name in state)
+    dtype = next(found, "float32")
     expected = {
         name: entry
         if name.rpartition(".")[2] == COUNTER

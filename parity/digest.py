@@ -8,7 +8,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -25,6 +25,14 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
         array = np.array(arrays[name], order="C", copy=None)
         sha.update(f"{name}\0{array.dtype.name}\0{array.shape}\0".encode())
         sha.update(array.reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Returns the sha256 of what is left to read in a file."""
+    sha = hashlib.sha256()
+    while chunk := file.read(2**20):
+        sha.update(chunk)
     return sha.hexdigest()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from parity.checkpoint import sha256_of
+from parity.digest import sha256_of
 from parity.errors import DownloadError
 from resnet_spec import PublishedWeights
 
@@ -52,7 +52,7 @@ def download(
     address = f"{url.rstrip('/')}/{weights.filename}"
 
     def verified(path: Path) -> bool:
-        return path.is_file() and sha256_of(path).startswith(weights.sha256)
+        return path.is_file() and _sha256(path).startswith(weights.sha256)
 
     if verified(target):
         return target
@@ -68,7 +68,7 @@ def download(
                 os.truncate(part, 0)
                 _fetch(address, part, progress, timeout)
             if not verified(part):
-                what = f"{_what_came(part)} with sha256 {sha256_of(part)[:8]}"
+                what = f"{_what_came(part)} with sha256 {_sha256(part)[:8]}"
                 part.unlink()
                 raise DownloadError(
                     f"{address}: sent {what}, expected {weights.sha256}. Check the "
@@ -141,6 +141,11 @@ def _fetch_once(address: str, part: Path, progress: Progress, timeout: float) ->
             file.flush()
             os.fsync(file.fileno())
     return total is None or done == total
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return sha256_of(file)
 
 
 def _what_came(part: Path) -> str:

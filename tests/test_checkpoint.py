@@ -55,7 +55,7 @@ def test_rows_58_and_59_other_floats_are_kept(tmp_path: Path, tensors, dtype, su
         (3, "a int"),
     ],
 )
-def test_what_is_no_plain_tensor_isrefused(path: Path, tensors, leaf: Any, said: str):
+def test_what_is_no_plain_tensor_is_refused(path: Path, tensors, leaf: Any, said: str):
     torch.save({**tensors, "fc.extra": leaf}, path)
     refused(path, "fc.extra", said)
 
@@ -217,7 +217,7 @@ def test_rows_80_82_and_86_say_what_would_fit(path: Path):
     assert "in_channels=1" in _convert_as(path, "resnet18")
 
 
-def test_rows_87_and_88_another_body_isrefused(path: Path):
+def test_rows_87_and_88_another_body_is_refused(path: Path):
     torch.save(random_torch("resnext50_32x4d").state_dict(), path)
     assert "looks like resnext50_32x4d" in _convert_as(path, "resnet50")
     state = random_torch("resnet18").state_dict()
@@ -240,6 +240,22 @@ def test_what_a_conversion_had_to_guess_is_not_held_against_anyone(tmp_path: Pat
         parity.convert(target, again, config=get_config(name))
         assert parity.load(again).config == get_config(name)
         assert parity.load(again).guessed == ()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+@pytest.mark.parametrize("stem", ["7x7", "deep"])
+def test_a_conversion_keeps_the_dtype_whatever_the_stem(
+    tmp_path: Path, stem: str, dtype: str
+):
+    model = random_torch(TINY.replace(stem=stem)).to(getattr(torch, dtype))
+    source, target = tmp_path / "a.pth", tmp_path / "b.safetensors"
+    torch.save(model.state_dict(), source)
+    parity.convert(source, target)
+    assert differing_bits(parity.load(target), parity.state_dict(model)) == {}
+    mixed = {**model.state_dict(), "fc.bias": torch.zeros(7)}
+    torch.save(mixed, source)
+    with pytest.raises(CheckpointError, match=f"fc.bias float32, expected {dtype}"):
+        parity.convert(source, tmp_path / "c.safetensors")
 
 
 @pytest.mark.parametrize("number", [3000, 10**9])

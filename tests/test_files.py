@@ -431,7 +431,7 @@ def test_a_mutated_header_is_refused_or_changes_nothing(tmp_path: Path, data):
 
 
 @pytest.mark.parametrize("write", [_pth, _legacy, _safetensors])
-def test_truncation_anywhere_isrefused(tmp_path: Path, write):
+def test_truncation_anywhere_is_refused(tmp_path: Path, write):
     small = {"fc.weight": torch.randn(5, 3), "fc.bias": torch.randn(5)}
     path = tmp_path / "whole.pth"
     write(path, small)
