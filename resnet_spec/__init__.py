@@ -1,6 +1,7 @@
 """What a residual network is, without any framework: standard library only."""
 
 from resnet_spec.config import ResNetConfig
+from resnet_spec.optim import OptimizerConfig, Schedule
 from resnet_spec.paper import Printed, printed
 from resnet_spec.variants import (
     closest_name,
@@ -19,9 +20,11 @@ from resnet_spec.weights import (
 )
 
 __all__ = [
+    "OptimizerConfig",
     "Printed",
     "PublishedWeights",
     "ResNetConfig",
+    "Schedule",
     "class_names",
     "closest_name",
     "describe",
