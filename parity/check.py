@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from parity.digest import digest, environment
 from parity.evidence import Evidence
-from parity.gates import GATES, judge
+from parity.gates import FORWARD, GATES, judge
+from parity.pair import Mapped, Pair
+from parity.precision import Precision
 from parity.report import Report
 from parity.state import adapter
 from parity.taps import ModuleError
+from resnet_spec import ResNetConfig
+
+Say = Callable[[str], None]
 
 
 def check(
@@ -22,19 +29,25 @@ def check(
     inputs: np.ndarray,
     *,
     gates: Sequence[str] = GATES,
-    progress: Callable[[str], None] = lambda what: None,
+    seed: int = 0,
+    precision: Precision = "strict",
+    progress: Say = lambda what: None,
 ) -> Report:
-    """Compares two networks at every module, in evaluation mode.
+    """Compares two networks at every module, forwards and backwards.
 
     The reference is a float64 run of the torch network. Both models are copied: neither
-    their parameters nor their modes change. A hundred megabytes of maps per image are
-    held at a time for a resnet50 at 224x224.
+    their parameters nor their modes change. Maps are kept in a temporary folder.
 
     Args:
         torch_model: any torch module of one input whose module paths are torchvision's.
         flax_model: any Flax NNX module of one input with the same paths.
-        inputs: float array of images, (n, c, h, w).
-        gates: which gates to go through, in order; by default all.
+        inputs: float array of images, (n, c, h, w). Statistics need two: in training
+            mode one alone is joined by its mirror image.
+        gates: which gates to go through, in order; by default all. Those of evaluation
+            mode are ``parity.FORWARD``, those of training mode ``parity.TRAINING``.
+        seed: of the labels.
+        precision: how accelerators multiply float32; see
+            :mod:`parity.precision`.
         progress: told in words what is about to be computed.
 
     Returns:
@@ -42,6 +55,57 @@ def check(
 
     Raises:
         ValueError: the inputs are no float images, or a gate does not exist.
+        TypeError: a model is of another framework than it should be.
+    """
+    found = adapter(flax_model).FRAMEWORK
+    if found != "flax":
+        raise _misplaced("flax", found)
+    return compare_modules(
+        torch_model,
+        flax_model,
+        inputs,
+        gates=gates,
+        seed=seed,
+        precision=precision,
+        progress=progress,
+    )
+
+
+def compare_modules(
+    torch_module: Any,
+    jax_callable: Any,
+    inputs: np.ndarray,
+    *,
+    mapping: Mapped = None,
+    gates: Sequence[str] = GATES,
+    seed: int = 0,
+    precision: Precision = "strict",
+    progress: Say = lambda what: None,
+) -> Report:
+    """Does what :func:`check` does for any pair of networks.
+
+    Args:
+        torch_module: any torch module of one input.
+        jax_callable: a Flax NNX module, or a function, of images (n, h, w, c). A
+            function may return a pair, its result and a nested mapping of what else it
+            computes (as Flax Linen's ``capture_intermediates`` does). Its parameters
+            are raised to float64 if it is ``functools.partial(function, parameters)``.
+            It is judged in evaluation mode, without G0 and the isolated gates.
+        inputs: float array of images, (n, c, h, w).
+        mapping: path of a module in torch → path in JAX: a function, or names, of which
+            the longest that begins a path counts (``{"layer1": "stages.0"}``). A path
+            that it does not have is the same in both.
+        gates: see :func:`check`.
+        seed: see :func:`check`.
+        precision: see :func:`check`.
+        progress: see :func:`check`.
+
+    Returns:
+        The report, in torch's names.
+
+    Raises:
+        ValueError: the inputs are no float images, a gate does not exist, or the
+            mapping names what is not there.
         TypeError: a model is of another framework than it should be.
     """
     inputs = np.asarray(inputs)
@@ -53,28 +117,44 @@ def check(
     unknown = [gate for gate in gates if gate not in GATES]
     if unknown:
         raise ValueError(f"no gate {unknown[0]!r}; there are {', '.join(GATES)}")
-    hands = {"torch": adapter(torch_model), "flax": adapter(flax_model)}
-    for framework, found in hands.items():
-        if framework != found.FRAMEWORK:
-            raise TypeError(
-                f"the {framework} model is one of {found.FRAMEWORK}; check takes the "
-                "torch model first, the Flax model second"
-            )
-    evidence = Evidence(
-        hands["torch"].in_eval(torch_model),
-        hands["flax"].in_eval(flax_model),
-        inputs,
-        progress,
-    )
-    results = tuple(judge(gate, evidence) for gate in gates)
-    config = getattr(torch_model, "config", None)
+    found = adapter(torch_module).FRAMEWORK
+    if found != "torch":
+        raise _misplaced("torch", found)
+    pair = Pair(torch_module, jax_callable, mapping)
+    with tempfile.TemporaryDirectory(prefix="resnet-twins-") as folder:
+        evidence = Evidence(
+            pair,
+            inputs,
+            seed=seed,
+            precision=precision,
+            folder=Path(folder),
+            progress=progress,
+        )
+        results = [judge(gate, evidence) for gate in gates]
+        shapes = {}
+        with suppress(ModuleError):  # then the gates have said so
+            phase = evidence.forward if FORWARD.keys() & gates else evidence.training
+            shapes = phase.shapes if gates else {}
     setting = {
-        "config": config.to_json() if config is not None else None,
+        "config": _config(torch_module),
         "dtype": evidence.dtype,
+        "arithmetic": evidence.arithmetic,
+        "precision": precision,
+        "seed": seed,
         "inputs": {"shape": list(inputs.shape), "sha256": digest({"inputs": inputs})},
         "weights": {name: digest(state) for name, state in evidence.states.items()},
         **environment(),
     }
-    with suppress(ModuleError):  # then the gates have said so
-        return Report(results, evidence.shapes, setting)
-    return Report(results, {}, setting)
+    return Report(tuple(results), shapes, setting)
+
+
+def _config(model: Any) -> str | None:
+    config = getattr(model, "config", None)
+    return config.to_json() if isinstance(config, ResNetConfig) else None
+
+
+def _misplaced(framework: str, found: str) -> TypeError:
+    return TypeError(
+        f"the {framework} model is one of {found}; the torch model comes first, the "
+        "Flax model second"
+    )

@@ -9,6 +9,9 @@ import numpy as np
 
 from parity.taps import Shape
 
+NUDGE = float(np.finfo(np.float64).eps)
+"""What :func:`nudged` moves a value by, relatively."""
+
 
 @dataclass(frozen=True)
 class Deviation:
@@ -31,8 +34,16 @@ class Deviation:
     finite: bool
 
 
-def deviation(value: np.ndarray, reference: np.ndarray) -> Deviation:
+def deviation(
+    value: np.ndarray, reference: np.ndarray, *, terms: np.ndarray | None = None
+) -> Deviation:
     """Measures in float64 how far an array is from its reference.
+
+    Args:
+        value: the array.
+        reference: what it is measured against.
+        terms: what the difference is divided by, where the reference is nothing but
+            the rounding errors of larger terms that cancel.
 
     Raises:
         ValueError: the shapes differ. Nothing is ever broadcast.
@@ -40,18 +51,25 @@ def deviation(value: np.ndarray, reference: np.ndarray) -> Deviation:
     if value.shape != reference.shape:
         raise ValueError(f"shapes differ: {value.shape} and {reference.shape}")
     finite = bool(np.isfinite(value).all() and np.isfinite(reference).all())
-    reference = np.asarray(reference, np.float64)
     with np.errstate(invalid="ignore"):  # inf - inf: reported as not finite
-        error = np.abs(np.asarray(value, np.float64) - reference)
+        error = np.subtract(value, reference, dtype=np.float64)
+    error = np.abs(error)
     worst = np.unravel_index(int(error.argmax()), error.shape) if error.size else ()
+    norms = reference if terms is None else terms
     return Deviation(
-        l2=_ratio(np.linalg.norm(error.ravel()), np.linalg.norm(reference.ravel())),
-        max=_ratio(error.max(initial=0.0), np.abs(reference).max(initial=0.0)),
+        l2=_ratio(np.linalg.norm(error.ravel()), np.linalg.norm(norms.ravel())),
+        max=_ratio(error.max(initial=0.0), np.abs(norms).max(initial=0.0)),
         worst=tuple(int(i) for i in worst),
         value=float(value[worst]) if error.size else 0.0,
         expected=float(reference[worst]) if error.size else 0.0,
         finite=finite,
     )
+
+
+def nudged(array: np.ndarray) -> np.ndarray:
+    """Returns a float64 array with every value moved up or down by ``NUDGE``."""
+    up = np.random.default_rng(array.size).integers(0, 2, array.shape, bool)
+    return np.where(up, 1 + NUDGE, 1 - NUDGE) * array
 
 
 def differing_bits(

@@ -2,20 +2,27 @@
 
 A gate is a function from the evidence to a result with one row for each thing judged.
 A new gate is one more function, and one more line in the table of gates.
+
+Two modes: accumulating, where each network runs on what its own modules gave, as a user
+sees it; and isolated, where each module is given what the reference had there, so that
+no error travels, and what fails is what is wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from parity import tolerances
 from parity.compare import Deviation, deviation, differing_bits
-from parity.evidence import Evidence, Run
-from parity.taps import OUTPUT, ModuleError
+from parity.evidence import Deviations, Evidence, Phase, Run
+from parity.names import COUNTER
+from parity.objective import has_classes
+from parity.taps import OUTPUT, ModuleError, Quantity, path_of
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class Row:
 
     Args:
         name: a tap, an entry of the state, or an image.
+        kind: which of its quantities; see :class:`parity.taps.Quantity`.
         ok: whether it is within the gate.
         error: its figure, where it has one.
         limit: what the figure may be.
@@ -33,6 +41,7 @@ class Row:
 
     name: str
     ok: bool
+    kind: str = ""
     error: float = 0.0
     limit: float = 0.0
     note: str = ""
@@ -44,7 +53,7 @@ class GateResult:
     """A gate's verdict.
 
     Args:
-        gate: its name, ``G0`` and so on.
+        gate: its name, as ``"G2 training"``.
         what: what it judges, in words.
         rows: everything judged, in order.
         skipped: why nothing was judged; empty if something was.
@@ -77,73 +86,144 @@ Gate = Callable[[Evidence], GateResult]
 def weights(evidence: Evidence) -> GateResult:
     """G0: the states are identical, compared as integers."""
     torch_state, flax_state = evidence.states["torch"], evidence.states["flax"]
+    what = "weights, bit for bit"
+    if not flax_state:
+        return GateResult("G0", what, (), "a function shows no weights by name")
     differences = differing_bits(torch_state, flax_state)
-    rows = [
-        Row(name, name not in differences, note=differences.get(name, ""))
-        for name in [*torch_state, *(n for n in flax_state if n not in torch_state)]
-    ]
-    return GateResult("G0", "weights, bit for bit", tuple(rows))
-
-
-def algebra(evidence: Evidence) -> GateResult:
-    """G1: in float64 both compute the same function, at every tap."""
-    run = evidence.flax_run_float64
     rows = []
-    for tap, found in _every_tap(evidence, run):
+    for name in [*torch_state, *(n for n in flax_state if n not in torch_state)]:
+        note = differences.get(name, "")
+        if not evidence.counts_batches and name.rpartition(".")[2] == COUNTER:
+            rows.append(Row(name, True, note="Flax counts no batches, not compared"))
+        else:
+            rows.append(Row(name, not note, note=note))
+    return GateResult("G0", what, tuple(rows))
+
+
+def algebra(evidence: Evidence, *, gate: str, training: bool) -> GateResult:
+    """G1: in float64 both compute the same function."""
+    phase = evidence.training if training else evidence.forward
+    run = phase.flax_run_float64
+    rows = []
+    for quantity, found in _both(phase, run):
         if found is None:
-            rows.append(_unmatched(evidence, run, tap))
-            continue
-        limit = tolerances.G1_FORWARD
-        ok = found.finite and found.l2 <= limit
-        rows.append(Row(tap, ok, found.l2, limit, _note(found), _figures(found)))
-    return GateResult("G1", "float64, every tap", tuple(rows))
+            rows.append(_unmatched(evidence, phase, run, quantity))
+        else:
+            rows.append(_exact(quantity, found, phase.growth(quantity)[0]))
+    what = "float64, gradients and statistics" if training else "float64, every tap"
+    return GateResult(gate, what, tuple(rows))
 
 
-def arithmetic(evidence: Evidence) -> GateResult:
+def arithmetic(
+    evidence: Evidence, *, gate: str, training: bool, jit: bool = True
+) -> GateResult:
     """G2: in the working dtype neither is much farther from float64 than the other."""
-    dtype = evidence.dtype
-    run = evidence.flax_run
+    phase = evidence.training if training else evidence.forward
+    run = phase.flax_run if jit else phase.flax_run_without_jit
     rows = []
-    for tap, flax in _every_tap(evidence, run):
-        torch = evidence.torch_run.deviations.get(tap)
+    for quantity, flax in _both(phase, run):
+        torch = phase.torch_run.deviations.get(quantity)
         if torch is None or flax is None:
-            rows.append(_unmatched(evidence, run, tap))
+            rows.append(_unmatched(evidence, phase, run, quantity))
+        else:
+            growth = phase.growth(quantity)
+            size = phase.reference[quantity].size
+            rows.append(_symmetric(evidence, quantity, torch, flax, size, growth))
+    what = f"{evidence.arithmetic}, " + (
+        "gradients and statistics" if training else "every tap"
+    )
+    return GateResult(gate, what if jit else f"{what}, without jit", tuple(rows))
+
+
+def modules(
+    evidence: Evidence, *, gate: str, training: bool, float64: bool
+) -> GateResult:
+    """G1 and G2, isolated: each module computes the same on the same input."""
+    phase = evidence.training if training else evidence.forward
+    rows = []
+    isolated = phase.isolated
+    for tap in phase.shapes:
+        if (failure := phase.raised_alone.get(tap)) is not None:
+            rows.append(Row(tap, False, note=failure.what))
+        if (alone := isolated.get(tap)) is None:
             continue
-        size = int(np.prod(evidence.shapes[tap]))
-        k = tolerances.arithmetic_factor(dtype, size)
-        floor = tolerances.arithmetic_floor(dtype, evidence.depths[tap])
-        # Both ways: a twin that is wrong only in this dtype may be either.
-        uses = [
-            (a.l2 / (k * max(b.l2, floor)), a.max / (2 * k * max(b.max, floor)))
-            for a, b in ((flax, torch), (torch, flax))
-        ]
-        rows.append(
-            Row(
-                tap,
-                ok=torch.finite and flax.finite and max(map(max, uses)) <= 1,
-                error=flax.l2,
-                limit=k * max(torch.l2, floor),
-                note=_note(flax) or _note(torch),
-                figures={
-                    "torch": _figures(torch),
-                    "flax": _figures(flax),
-                    "ratio": _ratio(flax.l2, torch.l2),
-                    "use": max(map(max, uses)),
-                },
+        found = {name: _counted(evidence, by) for name, by in alone.items()}
+        if float64:
+            judged = [
+                _exact(quantity, flax, phase.growth_alone(quantity, tap)[0])
+                if flax
+                else _not_handed(quantity, "Flax")
+                for quantity, flax in found["flax in float64"].items()
+            ]
+        else:
+            judged = list(_each_symmetric(evidence, phase, tap, found))
+        worst = max(judged, key=_use)
+        about = " ".join((worst.kind, "" if worst.name == tap else worst.name)).strip()
+        note = "" if worst.ok else f"{about} {worst.note}".rstrip()
+        rows.append(replace(worst, name=tap, kind=about, note=note))
+    dtype = "float64" if float64 else evidence.arithmetic
+    what = f"{dtype}, one module at a time{', backwards too' if training else ''}"
+    return GateResult(gate, what, tuple(rows))
+
+
+def ceilings(evidence: Evidence, *, gate: str, training: bool) -> GateResult:
+    """G3: neither is farther from float64 than a good implementation ever is."""
+    phase = evidence.training if training else evidence.forward
+    rows = []
+    for name, run in (("torch", phase.torch_run), ("Flax", phase.flax_run)):
+        worst: dict[str, Row] = {}
+        for quantity, found in run.deviations.items():
+            if found is None or quantity not in phase.reference:
+                continue
+            growth, _ = phase.growth(quantity)
+            limit = tolerances.ceiling(evidence.arithmetic, growth)
+            ok = found.finite and found.l2 <= limit
+            row = Row(
+                *(quantity.name, ok, quantity.kind, found.l2, limit, f"in {name}"),
+                {**_figures(found), "growth": growth},
             )
-        )
-    return GateResult("G2", f"{dtype}, every tap", tuple(rows))
+            worst[row.kind] = max(worst.get(row.kind, row), row, key=_use)
+        rows += worst.values()
+    return GateResult(gate, f"{evidence.arithmetic}, ceilings", tuple(rows))
+
+
+def kinks(evidence: Evidence) -> GateResult:
+    """G4: only rounding decides on which side of a kink a unit is.
+
+    A rectifier's gradient jumps at 0, a pool's where two values are equal. A unit so
+    close to it that rounding carries it over has another gradient, and rightly: the
+    run's gradients are measured against the reference run on the same side. This lists
+    these units, and fails where rounding cannot have moved one.
+    """
+    phase = evidence.training
+    runs = {"torch": phase.torch_run, "Flax": phase.flax_run}
+    rows = []
+    for tap in phase.jumps:
+        found = {name: run.kinks[tap] for name, run in runs.items() if tap in run.kinks}
+        size = max((kink.size for kink in found.values()), default=0.0)
+        _, growth = phase.growth(Quantity("output", tap))
+        limit = tolerances.ceiling(evidence.arithmetic, growth)
+        notes = [
+            f"kink, {kink.units} unit{'s' * (kink.units > 1)} in {name}"
+            for name, kink in found.items()
+        ]
+        rows.append(Row(tap, size <= limit, "", size, limit, ", ".join(notes)))
+    what = "sides of kinks"
+    if not rows:
+        return GateResult("G4", what, (), "torch has no ReLU or MaxPool2d modules")
+    return GateResult("G4", what, tuple(rows))
 
 
 def decisions(evidence: Evidence) -> GateResult:
     """G5: both choose the class that float64 chooses, wherever rounding lets them."""
     what = "top-1 class"
-    reference = evidence.reference[OUTPUT]
-    if reference.ndim == 4 and reference.shape[1:3] == (1, 1):  # a signal of scores
-        reference = reference[:, 0, 0]
-    if reference.ndim != 2 or reference.shape[1] < 2:
+    phase = evidence.forward
+    reference = phase.reference[Quantity("output", OUTPUT)]
+    classes = has_classes(reference.shape)
+    if not classes:
         return GateResult("G5", what, (), "the network has no classes to choose from")
-    runs = evidence.torch_run, evidence.flax_run
+    reference = reference.reshape(-1, classes)
+    runs = phase.torch_run, phase.flax_run
     outputs = [run.output for run in runs]
     if all(output.size == reference.size for output in outputs):
         outputs = [output.reshape(reference.shape) for output in outputs]
@@ -152,8 +232,9 @@ def decisions(evidence: Evidence) -> GateResult:
     # What G2 grants a logit, from the better twin: a twin's own error, however large,
     # must not excuse its decision. Two logits may be off, in opposite directions.
     size = int(np.prod(reference.shape))
-    k = tolerances.arithmetic_factor(evidence.dtype, size)
-    floor = tolerances.arithmetic_floor(evidence.dtype, evidence.depths[OUTPUT])
+    k = tolerances.arithmetic_factor(evidence.arithmetic, size)
+    growth, _ = phase.growth(Quantity("output", OUTPUT))
+    floor = tolerances.arithmetic_floor(evidence.arithmetic, growth)
     best = min(deviation(output, reference).max for output in outputs)
     error = 2 * (2 * k * max(best, floor)) * np.abs(reference).max()
     rows = []
@@ -176,50 +257,146 @@ def decisions(evidence: Evidence) -> GateResult:
     return GateResult("G5", what, tuple(rows))
 
 
-_GATES: Mapping[str, Gate] = {
+FORWARD: dict[str, Gate] = {
     "G0": weights,
-    "G1": algebra,
-    "G2": arithmetic,
+    "G1": partial(algebra, gate="G1", training=False),
+    "G1 isolated": partial(modules, gate="G1 isolated", training=False, float64=True),
+    "G2": partial(arithmetic, gate="G2", training=False),
+    "G2 eager": partial(arithmetic, gate="G2 eager", training=False, jit=False),
+    "G2 isolated": partial(modules, gate="G2 isolated", training=False, float64=False),
+    "G3": partial(ceilings, gate="G3", training=False),
     "G5": decisions,
 }
+"""The gates of evaluation mode, by name, in the order of a check."""
 
+TRAINING: dict[str, Gate] = {
+    "G1 training": partial(algebra, gate="G1 training", training=True),
+    "G1 training isolated": partial(
+        modules, gate="G1 training isolated", training=True, float64=True
+    ),
+    "G4": kinks,
+    "G2 training": partial(arithmetic, gate="G2 training", training=True),
+    "G2 training isolated": partial(
+        modules, gate="G2 training isolated", training=True, float64=False
+    ),
+    "G3 training": partial(ceilings, gate="G3 training", training=True),
+}
+"""The gates of training mode: gradients, statistics, the loss."""
 
-GATES = tuple(_GATES)
+GATES = (*FORWARD, *TRAINING)
 """The names of all gates, in the order of a check."""
 
 
 def judge(gate: str, evidence: Evidence) -> GateResult:
     """Goes through one gate; a network that raises has failed it."""
+    if evidence.pair.is_function and (gate in TRAINING or "isolated" in gate):
+        reason = "a function shows no modules, and has no training mode"
+        return GateResult(gate, "modules", (), reason)
     try:
-        return _GATES[gate](evidence)
+        return (FORWARD | TRAINING)[gate](evidence)
     except ModuleError as failure:
         row = Row(failure.path, False, note=failure.what)
         return GateResult(gate, "both networks run", (row,))
 
 
-def _every_tap(evidence: Evidence, run: Run) -> list[tuple[str, Deviation | None]]:
-    taps = [
-        *evidence.reference,
-        *(t for t in run.deviations if t not in evidence.shapes),
+def _both(phase: Phase, run: Run) -> Iterator[tuple[Quantity, Deviation | None]]:
+    """Yields every quantity of the reference and of a run, in order."""
+    for quantity in phase.reference:
+        if quantity.kind != "input":
+            yield quantity, run.deviations.get(quantity)
+    for quantity in run.deviations:
+        if quantity not in phase.reference:
+            yield quantity, None
+
+
+def _exact(quantity: Quantity, found: Deviation, growth: float) -> Row:
+    kind = quantity.kind.removesuffix(" at ties")
+    limit = tolerances.algebra_limit(kind, growth)
+    ok = found.finite and found.l2 <= limit
+    return Row(
+        *(quantity.name, ok, quantity.kind, found.l2, limit, _note(found)),
+        _figures(found),
+    )
+
+
+def _symmetric(
+    evidence: Evidence,
+    quantity: Quantity,
+    torch: Deviation,
+    flax: Deviation,
+    size: int,
+    growth: tuple[float, float],
+) -> Row:
+    dtype = evidence.arithmetic
+    k = tolerances.arithmetic_factor(dtype, size)
+    floor, floor_max = (tolerances.arithmetic_floor(dtype, by) for by in growth)
+    # Both ways: a twin that is wrong only in this dtype may be either.
+    uses = [
+        (a.l2 / (k * max(b.l2, floor)), a.max / (2 * k * max(b.max, floor_max)))
+        for a, b in ((flax, torch), (torch, flax))
     ]
-    return [(tap, run.deviations.get(tap)) for tap in taps]
+    use = max(map(max, uses))
+    return Row(
+        quantity.name,
+        ok=torch.finite and flax.finite and use <= 1,
+        kind=quantity.kind,
+        error=flax.l2,
+        limit=k * max(torch.l2, floor),
+        note=_note(flax) or _note(torch),
+        figures={
+            "torch": _figures(torch),
+            "flax": _figures(flax),
+            "ratio": _ratio(flax.l2, torch.l2),
+            "use": use,
+        },
+    )
 
 
-def _unmatched(evidence: Evidence, run: Run, tap: str) -> Row:
-    if tap in evidence.shapes and tap in run.deviations:
-        return Row(tap, False, float("inf"), note="has another shape in Flax")
-    where = "torch" if tap in evidence.shapes else "Flax"
-    path = tap.partition("@")[0]
+def _each_symmetric(
+    evidence: Evidence, phase: Phase, tap: str, found: Mapping[str, Deviations]
+) -> Iterator[Row]:
+    for quantity, flax in found["flax"].items():
+        torch = found["torch"].get(quantity)
+        if torch is None or flax is None:
+            yield _not_handed(quantity, "torch" if torch is None else "Flax")
+        else:
+            size = phase.size(quantity)
+            growth = phase.growth_alone(quantity, tap)
+            yield _symmetric(evidence, quantity, torch, flax, size, growth)
+
+
+def _counted(evidence: Evidence, found: Deviations) -> Deviations:
+    if evidence.counts_batches:
+        return found
+    return {q: d for q, d in found.items() if q.name.rpartition(".")[2] != COUNTER}
+
+
+def _not_handed(quantity: Quantity, where: str) -> Row:
+    note = f"is missing, or has another shape, in {where}"
+    if quantity.kind == "input":
+        note = f"is handed nothing, or another shape, in {where}"
+    return Row(quantity.name, False, quantity.kind, float("inf"), note=note)
+
+
+def _unmatched(evidence: Evidence, phase: Phase, run: Run, quantity: Quantity) -> Row:
+    kind, tap = quantity
+    ours = quantity in phase.reference
+    if ours and quantity in run.deviations:
+        note = "has another shape in Flax"
+        return Row(tap, False, kind, float("inf"), note=note)
+    where = "torch" if ours else "Flax"
     learns = any(
-        name.startswith(f"{path}.")
+        name.rpartition(".")[0] == path_of(tap)
         for state in evidence.states.values()
         for name in state
     )
-    if learns or tap == OUTPUT:
-        return Row(tap, False, float("inf"), note=f"is in {where} only")
-    # An activation or an empty place under another name, as in timm's networks. What it
-    # does is judged where its result arrives: at the next layer, and at the output.
-    return Row(tap, True, note=f"is in {where} only, not compared")
+    counts = evidence.counts_batches or not tap.endswith(COUNTER)
+    state = kind in ("parameter gradient", "statistic") and counts
+    if learns or tap == OUTPUT or state:
+        return Row(tap, False, kind, float("inf"), note=f"is in {where} only")
+    # An activation, an empty place or a container under another name, as in timm's
+    # networks. What it does is judged where its result arrives: at the next layer.
+    return Row(tap, True, kind, note=f"is in {where} only, not compared")
 
 
 def _note(found: Deviation) -> str:

@@ -1,17 +1,17 @@
-"""parity's hands on a torch module. ``on_flax`` has the same functions."""
+"""The state of a torch module, as arrays. ``on_flax`` has the same functions."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from parity.taps import Call, Entry, ModuleError, TapNames
+from parity.compare import nudged
+from parity.taps import Entry
 
 FRAMEWORK = "torch"
 
@@ -61,105 +61,24 @@ def to_torch(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array)
 
 
-def in_eval(model: nn.Module, *, float64: bool = False) -> nn.Module:
-    """Returns a copy in evaluation mode, upcast where asked."""
-    twin = copy.deepcopy(model).eval()
+def duplicate(
+    model: nn.Module, *, training: bool = False, float64: bool = False
+) -> nn.Module:
+    """Returns a copy in training or evaluation mode, raised to float64 where asked."""
+    twin = copy.deepcopy(model).train(training)
     return twin.double() if float64 else twin
 
 
-def run(model: nn.Module, images: np.ndarray) -> np.ndarray:
-    """Runs the model as it is on images (n, c, h, w) and returns its result."""
+def nudge(model: nn.Module, images: np.ndarray) -> np.ndarray:
+    """Moves the state of a float64 model, and images, by about one roundoff."""
     with torch.no_grad():
-        return to_numpy(model(to_torch(images).to(*_place(model))))
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.is_floating_point():
+                tensor.copy_(torch.from_numpy(nudged(to_numpy(tensor))))
+    return nudged(images)
 
 
-def trace(
-    model: nn.Module, images: np.ndarray, visit: Callable[[str, np.ndarray], None]
-) -> None:
-    """Runs the model as it is and visits every module's output as it comes.
-
-    Args:
-        model: any module that maps images to a tensor.
-        images: of shape (n, c, h, w).
-        visit: called with the name of the tap and its value. Half types come as
-            float32; the value is only good until the call returns.
-
-    Raises:
-        ModuleError: a module raised.
-    """
-    names = TapNames()
-
-    def note(path: str, module: nn.Module, x: Tensor, y: Tensor) -> None:
-        y = y.float() if y.dtype in (torch.bfloat16, torch.float16) else y
-        visit(names.next(path), to_numpy(y))
-
-    _watch(model, to_torch(images).to(*_place(model)), note)
-
-
-def calls(model: nn.Module, shape: tuple[int, ...]) -> list[Call]:
-    """Lists the calls of modules without children, in order.
-
-    Args:
-        model: any module that maps images to a tensor; a meta model is enough.
-        shape: of the images, (n, c, h, w).
-    """
-    names = TapNames()
-    found: list[Call] = []
-
-    def note(path: str, module: nn.Module, x: Tensor, y: Tensor) -> None:
-        if not list(module.children()):
-            found.append(
-                Call(
-                    names.next(path),
-                    type(module).__name__,
-                    tuple(x.shape[1:]),
-                    tuple(y.shape[1:]),
-                    _last(getattr(module, "stride", None)),
-                    _last(getattr(module, "padding", None)),
-                )
-            )
-
-    device, dtype = _place(model)
-    _watch(model, torch.zeros(shape, device=device, dtype=dtype), note)
-    return found
-
-
-def _watch(
-    model: nn.Module, x: Tensor, note: Callable[[str, nn.Module, Tensor, Tensor], None]
-) -> None:
-    """Runs the model and notes each module's path, self, input and output."""
-    inside: list[str] = []
-
-    def before(path: str) -> Callable[..., None]:
-        return lambda module, args: inside.append(path)
-
-    def after(path: str) -> Callable[..., None]:
-        # At once, not later: what follows may work in place on this output.
-        def noted(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            inside.pop()
-            if isinstance(output, Tensor):
-                note(path, module, args[0], output)
-
-        return noted
-
-    handles = []
-    for path, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(before(path)))
-        handles.append(module.register_forward_hook(after(path)))
-    try:
-        with torch.no_grad():
-            model(x)
-    except Exception as error:
-        raise ModuleError(inside[-1] if inside else "", error) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+def place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Returns where a model computes, and in which dtype."""
     parameter = next(model.parameters())
     return parameter.device, parameter.dtype
-
-
-def _last(value: Any) -> int | None:
-    return value[-1] if isinstance(value, tuple) else value

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from parity.state import adapter
+from parity import runs
 
 
 class Guess(NamedTuple):
@@ -26,7 +26,7 @@ def logits(model: Any, images: np.ndarray) -> np.ndarray:
     Returns:
         What the network returns: (n, classes), or maps (n, c, h, w) if it has no top.
     """
-    return adapter(model).run(model, images)
+    return runs.run(model, images)
 
 
 def top(scores: np.ndarray, k: int = 5) -> list[Guess]:

@@ -41,6 +41,20 @@ class Report:
                 return gate.failures[0].name
         return None
 
+    @property
+    def culprits(self) -> tuple[str, ...]:
+        """The modules that compute something else when given the same input.
+
+        What the isolated gates found: calls by name, in order of computation.
+        """
+        failed = [
+            row.name
+            for gate in self.gates
+            if "isolated" in gate.gate
+            for row in gate.failures
+        ]
+        return tuple(dict.fromkeys(failed))
+
     def gate(self, name: str) -> GateResult:
         """Returns the verdict of one gate.
 
@@ -59,6 +73,7 @@ class Report:
                 {
                     "ok": self.ok,
                     "first_divergence": self.first_divergence,
+                    "culprits": self.culprits,
                     "setting": self.setting,
                     "gates": [
                         {
@@ -121,8 +136,14 @@ class Report:
         if not gate.failures:
             return f"FAIL: {gate.gate} ({gate.what}) had nothing to judge"
         row = gate.failures[0]
-        where = f"{row.name} {row.note}".rstrip()
-        return f"FAIL: {gate.gate} ({gate.what}): first divergence at {where}"
+        kind = "" if row.kind in ("", "output") or row.note else f", {row.kind}"
+        where = f"{row.name or 'loss'}{kind} {row.note}".rstrip()
+        line = f"FAIL: {gate.gate} ({gate.what}): first divergence at {where}"
+        culprits = self.culprits
+        if not culprits:
+            return line
+        more = f" and {len(culprits) - 3} more" if len(culprits) > 3 else ""
+        return f"{line}; wrong by itself: {', '.join(culprits[:3])}{more}"
 
     def __str__(self) -> str:
         return f"{self.layer_table()}\n\n{self.gate_table()}\n\n{self.verdict()}"

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from parity.state import adapter, entries
+from parity import runs
+from parity.state import entries
 from parity.taps import Shape
 
 
@@ -49,7 +50,7 @@ def layers(model: Any, shape: tuple[int, int, int]) -> list[Layer]:
     shapes = {name: entry.shape for name, entry in entries(model).items()}
     found = []
     # Two images, so that a batch norm in training mode has enough to go on.
-    for call in adapter(model).calls(model, (2, *shape)):
+    for call in runs.calls(model, (2, *shape)):
         path = call.tap.partition("@")[0]
         weight, bias = (shapes.get(f"{path}.{leaf}") for leaf in ("weight", "bias"))
         kernel = weight if weight is not None and len(weight) > 1 else None

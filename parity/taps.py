@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 OUTPUT = "output"
 """Name of the tap on the network's own result."""
@@ -31,6 +36,27 @@ class Call:
     padding: int | None
 
 
+class Quantity(NamedTuple):
+    """Something that a run gives.
+
+    Args:
+        kind: ``"input"`` and ``"output"`` of a module's call; ``"gradient"`` of the
+            loss by that output, ``"input gradient"`` by what this call was given;
+            ``"parameter gradient"``; ``"statistic"``, a buffer after the run;
+            ``"loss"``.
+        name: of the tap, or of the entry of the state.
+    """
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.name}" if self.name else self.kind
+
+
+LOSS = Quantity("loss", "")
+
+
 class ModuleError(RuntimeError):
     """A module that raised instead of giving an output.
 
@@ -46,15 +72,97 @@ class ModuleError(RuntimeError):
         super().__init__(f"{self.path} {self.what}")
 
 
-class TapNames:
-    """Names the outputs of modules: the path, and ``path@2`` for its second call."""
+class Calls:
+    """The calls of one run: the path names the first, ``path@2`` the second.
+
+    ``callers`` has, for the name of each call, that of the call that it was made in.
+    """
 
     def __init__(self) -> None:
-        self._calls: Counter[str] = Counter()
+        self.callers: dict[str, str] = {}
+        self._open: list[str] = []
+        self._counts: Counter[str] = Counter()
 
-    def next(self, path: str) -> str:
-        """Returns the name of the output that the module at this path now gives."""
-        self._calls[path] += 1
-        call = self._calls[path]
-        name = path or OUTPUT
-        return name if call == 1 else f"{name}@{call}"
+    @contextmanager
+    def enter(self, path: str) -> Iterator[str]:
+        """Names the call of the module at this path, for as long as it lasts.
+
+        Raises:
+            ModuleError: whatever was raised in it.
+        """
+        self._counts[path] += 1
+        count = self._counts[path]
+        tap = (path or OUTPUT) + (f"@{count}" if count > 1 else "")
+        self.callers[tap] = self._open[-1] if self._open else ""
+        self._open.append(tap)
+        try:
+            yield tap
+        except ModuleError:
+            raise
+        except Exception as error:
+            raise ModuleError(path, error) from error
+        finally:
+            self._open.pop()
+
+
+def path_of(tap: str) -> str:
+    """Returns the path of the module whose output a tap is."""
+    path = tap.partition("@")[0]
+    return "" if path == OUTPUT else path
+
+
+@dataclass(frozen=True)
+class Callee:
+    """What a module that another calls gives, instead of computing it.
+
+    Args:
+        tap: name of the call.
+        output: what it gives.
+        gradient: of the loss by what it is handed; ``None`` in evaluation mode.
+    """
+
+    tap: str
+    output: np.ndarray
+    gradient: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One module, alone: what it is given, and what the modules it calls give it.
+
+    It computes with what the reference had there, so that its errors are its own.
+
+    Args:
+        tap: name of the module's call.
+        input: of the call.
+        gradient: of the loss by its output; ``None`` in evaluation mode.
+        calls: the modules that it calls, in order.
+    """
+
+    tap: str
+    input: np.ndarray
+    gradient: np.ndarray | None
+    calls: Sequence[Callee] = ()
+
+    def waiting(self) -> dict[str, list[int]]:
+        """Lists, for each path that is called, which calls are to come, in order."""
+        found: dict[str, list[int]] = {}
+        for index, callee in enumerate(self.calls):
+            found.setdefault(path_of(callee.tap), []).append(index)
+        return found
+
+    def owns(self, entry: str) -> bool:
+        """Whether an entry of the state is the module's, and no callee's."""
+        return not any(entry.startswith(f"{path_of(c.tap)}.") for c in self.calls)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step learns from: images (n, c, h, w) and their classes."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+Branch = Mapping[str, np.ndarray]
+"""Which way a run took: the sign of each rectifier's output, each pool's winners."""

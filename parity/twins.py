@@ -19,14 +19,15 @@ from parity.taps import Entry
 from resnet_spec import PublishedWeights, ResNetConfig, describe, find_name, get_weights
 
 
-def abstract_torch(config: ResNetConfig) -> Any:
+def abstract_torch(config: ResNetConfig, *, param_dtype: str = "float32") -> Any:
     """Returns the torch twin on the meta device; loading a state gives it data."""
     import torch
 
     import resnet_torch
 
     with torch.device("meta"):
-        return resnet_torch.create_model(config).eval()
+        model = resnet_torch.create_model(config).eval()
+        return model.to(getattr(torch, param_dtype))
 
 
 def abstract_flax(config: ResNetConfig, *, param_dtype: str = "float32") -> Any:

@@ -92,7 +92,7 @@ def save(
     }
     if source is not None:
         metadata["source"] = dict(zip(("name", "sha256"), source, strict=True))
-    with _replacing(path, overwrite) as temporary:
+    with replacing(path, overwrite) as temporary:
         try:
             _WRITERS[format](temporary, arrays, json.dumps(metadata, sort_keys=True))
         except Exception as error:  # each library has its own for a full disk
@@ -160,7 +160,7 @@ _WRITERS: dict[Format, Callable[[Path, Mapping[str, np.ndarray], str], None]] = 
 
 
 @contextmanager
-def _replacing(path: Path, overwrite: bool) -> Iterator[Path]:
+def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
     """Yields a temporary file beside the target that becomes it if all goes well."""
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")

@@ -19,8 +19,6 @@ import typer
 import resnet_spec
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from parity.twins import Chosen
 
 BAD_INPUT, BAD_OUTPUT, BUG, INTERRUPTED = 2, 3, 70, 130
@@ -46,7 +44,10 @@ class Backend(StrEnum):
         return ("torch", "flax") if self == Backend.both else (self.value,)
 
 
-Name = Annotated[str, typer.Argument(help="A network, from `resnet-twins list`.")]
+Name = Annotated[
+    Optional[str],  # noqa: UP045  typer evaluates it, and shows it in the help
+    typer.Argument(help="A network, from `resnet-twins list`."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Weights = Annotated[
     str,
@@ -57,7 +58,7 @@ AllowNonfinite = Annotated[
     bool, typer.Option("--allow-nonfinite", help="Accept NaN and infinity in a file.")
 ]
 Key = Annotated[
-    Optional[str],  # noqa: UP045  typer evaluates it, and shows it in the help
+    Optional[str],  # noqa: UP045  see Name
     typer.Option(help="Entry of a file that has several states."),
 ]
 Settings = Annotated[
@@ -113,10 +114,7 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def summary(
-    name: Annotated[
-        Optional[str],  # noqa: UP045  see Key
-        typer.Argument(help="A network, from `resnet-twins list`."),
-    ] = None,
+    name: Name = None,
     every: Annotated[
         bool, typer.Option("--all", help="One line for every network.")
     ] = False,
@@ -124,14 +122,14 @@ def summary(
         bool, typer.Option("--paper", help="Our counts beside those the paper prints.")
     ] = False,
     plot: Annotated[
-        Optional[Path],  # noqa: UP045  see Key
+        Optional[Path],  # noqa: UP045  see Name
         typer.Option(help="With --all: draw parameters against multiply-adds."),
     ] = None,
     backend: Annotated[
         Backend, typer.Option(help="Whose table; with both, their equality is checked.")
     ] = Backend.both,
     size: Annotated[
-        Optional[str],  # noqa: UP045  see Key
+        Optional[str],  # noqa: UP045  see Name
         typer.Option(help="Of the image; by default what the network was made for."),
     ] = None,
     settings: Settings = [],  # noqa: B006  typer copies it
@@ -174,7 +172,7 @@ def convert_(
         Path, typer.Argument(help="The file to write, .pth or .safetensors.")
     ],
     model: Annotated[
-        Optional[str],  # noqa: UP045  see Key
+        Optional[str],  # noqa: UP045  see Name
         typer.Option(help="The network that it must be; read off the file by default."),
     ] = None,
     settings: Settings = [],  # noqa: B006  typer copies it
@@ -220,14 +218,14 @@ def convert_(
 
 @app.command("check")
 def check_(
-    name: Name,
+    name: Name = None,
     weights: Weights = "random",
     image: Annotated[
-        Optional[Path],  # noqa: UP045  see Key
+        Optional[Path],  # noqa: UP045  see Name
         typer.Option(help="A photograph; by default random images."),
     ] = None,
     size: Annotated[
-        Optional[str],  # noqa: UP045  see Key
+        Optional[str],  # noqa: UP045  see Name
         typer.Option(help="Height and width of random images."),
     ] = None,
     batch: Annotated[int, typer.Option(help="Number of random images.", min=1)] = 2,
@@ -235,36 +233,78 @@ def check_(
     settings: Settings = [],  # noqa: B006  typer copies it
     key: Key = None,
     allow_nonfinite: AllowNonfinite = False,
+    dtype: Annotated[
+        str, typer.Option(help="That both compute in: float32, bfloat16 or float16.")
+    ] = "float32",
+    precision: Annotated[
+        str, typer.Option(help="Of float32 on accelerators: strict or tf32.")
+    ] = "strict",
+    forward: Annotated[
+        bool, typer.Option("--forward", help="Judge evaluation mode only; quicker.")
+    ] = False,
+    steps: Annotated[
+        int, typer.Option(help="Train both in float64 so many steps, too.", min=0)
+    ] = 0,
+    optimizer: Annotated[
+        Optional[str],  # noqa: UP045  see Name
+        typer.Option(help="Of these steps: sgd, adam, adamw, rmsprop, or JSON."),
+    ] = None,
     brief: Annotated[
         bool, typer.Option("--brief", help="Print the gates without the layers.")
+    ] = False,
+    html: Annotated[
+        Optional[Path],  # noqa: UP045  see Name
+        typer.Option(help="Write the report there too, as one page with plots."),
+    ] = None,
+    certificate: Annotated[
+        Optional[Path],  # noqa: UP045  see Name
+        typer.Option(help="Write there what it takes to run this again."),
+    ] = None,
+    verify: Annotated[
+        Optional[Path],  # noqa: UP045  see Name
+        typer.Option(help="Run a certificate's check again, and compare."),
+    ] = None,
+    self_test: Annotated[
+        bool,
+        typer.Option(
+            "--self-test", help="Check the check: it must catch twins made wrong."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Check that both twins compute the same, at every layer; exit code 1 if not."""
-    from parity import check, random_images
-    from parity.twins import build
-    from resnet_cli.progress import status
+    from resnet_cli import checks
 
-    config = _config(name, settings)
-    chosen = _weights(config, weights, seed, key, allow_nonfinite)
-    if image is None:
-        height, width = _size(size) if size else config.uneven_size
-        config.check_size(height, width)
-        images = random_images((batch, config.in_channels, height, width), seed=seed)
-        what = f"{batch} random images, {height}x{width}, seed {seed}"
+    if [name is not None, self_test, verify is not None].count(True) != 1:
+        raise ValueError("check takes a network's name, --self-test or --verify FILE")
+    if self_test:
+        ok = checks.self_test(as_json=as_json)
+    elif verify is not None:
+        ok = checks.verify(verify, weights=None if weights == "random" else weights)
     else:
-        images, what = _photograph(image, config, chosen), str(image)
-    with status("building both twins") as say:
-        torch_model, flax_model = (
-            build(framework, config, chosen.state) for framework in ("torch", "flax")
+        ok = checks.check(
+            {
+                "name": name,
+                "overrides": _overrides(settings),
+                "weights": weights,
+                "key": key,
+                "allow_nonfinite": allow_nonfinite,
+                "image": None if image is None else str(image),
+                "size": None if size is None else _size(size),
+                "batch": batch,
+                "seed": seed,
+                "dtype": dtype,
+                "precision": precision,
+                "training": not forward,
+                "steps": steps,
+                "optimizer": optimizer,
+            },
+            brief=brief,
+            as_json=as_json,
+            html=html,
+            certificate=certificate,
         )
-        report = check(torch_model, flax_model, images, progress=say)
-    if as_json:
-        print(report.to_json())
-    else:
-        print(f"{name}: {chosen.what}; {what}\n")
-        print(f"{report.gate_table()}\n\n{report.verdict()}" if brief else report)
-    if not report.ok:
+    if not ok:
         raise typer.Exit(1)
 
 
@@ -283,12 +323,13 @@ def predict(
 ) -> None:
     """Classify a photograph into ImageNet's classes, or the network's own."""
     from parity import predict as prediction
+    from parity.recipe import photograph
     from parity.twins import build
     from resnet_cli.progress import status
 
     config = _config(model, settings)
     chosen = _weights(config, weights, seed, key, allow_nonfinite)
-    pixels = _photograph(image, config, chosen)
+    pixels = photograph(image, config, chosen)
     names = resnet_spec.class_names()
     if config.num_classes != len(names):
         names = tuple(f"class {index}" for index in range(config.num_classes))
@@ -329,6 +370,10 @@ def predict(
 
 
 def _config(name: str, settings: Sequence[str]) -> resnet_spec.ResNetConfig:
+    return resnet_spec.resolve(name, **_overrides(settings))
+
+
+def _overrides(settings: Sequence[str]) -> dict[str, Any]:
     overrides: dict[str, Any] = {}
     for setting in settings:
         field, equals, value = setting.partition("=")
@@ -338,7 +383,7 @@ def _config(name: str, settings: Sequence[str]) -> resnet_spec.ResNetConfig:
             overrides[field] = json.loads(value.lower())
         except ValueError:
             overrides[field] = value
-    return resnet_spec.resolve(name, **overrides)
+    return overrides
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -370,19 +415,6 @@ def _weights(
         )
     _say_notes(weights, chosen.notes)
     return chosen
-
-
-def _photograph(
-    path: Path, config: resnet_spec.ResNetConfig, chosen: Chosen
-) -> np.ndarray:
-    from parity import load_image
-
-    if config.in_channels != 3 or config.head != "linear" or not config.include_top:
-        raise ValueError(
-            f"{path}: a photograph has 3 channels and is cut to a square; "
-            f"{resnet_spec.describe(config)} takes no such image or has no classes"
-        )
-    return load_image(path, chosen.published)
 
 
 def _say_notes(path: object, notes: Sequence[str]) -> None:

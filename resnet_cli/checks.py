@@ -1,0 +1,101 @@
+"""What ``resnet-twins check`` does: check, write down, run again, test itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from parity import certificate as certificates
+from parity import selftest
+from parity.errors import OutputError
+from parity.page import write_html
+from parity.recipe import Recipe
+from parity.report import Report
+from parity.writing import replacing
+from resnet_cli import tables
+from resnet_cli.progress import download_bar, status
+
+
+def check(
+    asked: Mapping[str, Any],
+    *,
+    brief: bool,
+    as_json: bool,
+    html: Path | None,
+    certificate: Path | None,
+) -> bool:
+    """Runs a check, prints and writes what was found; says whether it passed."""
+    if html is not None:
+        tables.require_plot(html)
+    for path in (html, certificate):
+        if path is not None:
+            _require_place(path)
+    recipe = Recipe(**asked)
+    what, report = _run(recipe)
+    if as_json:
+        print(certificates.to_certificate(report, recipe.to_dict()), end="")
+    else:
+        print(f"{what}\n")
+        print(f"{report.gate_table()}\n\n{report.verdict()}" if brief else report)
+    if html is not None:
+        write_html(report, html, title=what)
+        print(f"report: {html}", file=sys.stderr)
+    if certificate is not None:
+        text = certificates.to_certificate(report, recipe.to_dict())
+        with replacing(certificate, overwrite=True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        print(f"certificate: {certificate}", file=sys.stderr)
+    return report.ok
+
+
+def verify(path: Path, *, weights: str | None) -> bool:
+    """Runs a certificate's check again; prints and says whether it is confirmed."""
+    certified = certificates.read_certificate(path)
+    try:
+        recipe = Recipe.from_certificate(certified.get("recipe"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if weights is not None:  # they may lie elsewhere here
+        recipe = recipe.with_weights(weights)
+    what, report = _run(recipe)
+    print(f"{what}\n\n{report.gate_table()}\n\n{report.verdict()}\n")
+    found = certificates.differences(certified, report)
+    for line in found:
+        print(line)
+    if found:
+        print(f"NOT VERIFIED: {path} says otherwise in {len(found)} places")
+    else:
+        print(f"VERIFIED: {path} says the same")
+    return not found
+
+
+def self_test(*, as_json: bool) -> bool:
+    """Checks the check, prints its kill table, and says whether it caught every one."""
+    with status("making networks with faults") as say:
+        kills = selftest.self_test(progress=say)
+    print(selftest.to_json(kills) if as_json else selftest.kill_table(kills))
+    return all(kill.ok for kill in kills)
+
+
+def say_notes(path: object, notes: Sequence[str]) -> None:
+    """Prints on standard error what was accepted or changed on the way."""
+    for note in notes:
+        print(f"note: {path}: {note}", file=sys.stderr)
+
+
+def _run(recipe: Recipe) -> tuple[str, Report]:
+    with download_bar() as progress:
+        chosen = recipe.choose(progress)
+    say_notes(recipe.weights, chosen.notes)
+    images = recipe.images(chosen)
+    with status("building both twins") as say:
+        return recipe.describe(chosen, images), recipe.run(chosen, images, say)
+
+
+def _require_place(path: Path) -> None:
+    if not path.absolute().parent.is_dir():
+        raise OutputError(path, f"there is no folder {path.parent}", "Make it first")
+    if path.is_dir():
+        raise OutputError(path, "is a directory", "Name a file in it")
