@@ -7,13 +7,20 @@ PIP_ARGS ?=
 
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types clean
+.PHONY: demo test test-all test-mutants lint types clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.demo
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest
+
+# Every fault that the check must catch; `make test` tries a few.
+test-all: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -m ''
+
+test-mutants: $(INSTALLED)
+	$(VENV)/bin/python -m pytest tests/test_mutants.py -m ''
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .

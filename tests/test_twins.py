@@ -13,8 +13,9 @@ from hypothesis import example, given, settings
 
 import parity
 import resnet_spec
-from parity import on_flax, on_torch
+from parity import on_flax, runs_flax, runs_torch
 from parity.compare import deviation
+from parity.taps import Quantity
 from parity.tolerances import FLOAT64_BUFFERS, G1_FORWARD
 from parity.twins import abstract_flax, abstract_torch
 from resnet_spec import ResNetConfig, get_config
@@ -54,11 +55,16 @@ def test_every_tap_of_a_random_network_is_equal_in_float64(
     model = random_torch(config).double().eval()
     expected: dict[str, np.ndarray] = {}
     found: dict[str, np.ndarray] = {}
-    on_torch.trace(model, x, lambda tap, y: expected.update({tap: y.copy()}))
+
+    def visit(quantity: Quantity, value: np.ndarray) -> None:
+        if quantity.kind == "output":
+            expected[quantity.name] = value.copy()
+
+    runs_torch.forward(model, x, visit)
     with jax.enable_x64(True):
         twin = flax_like(model, "float64")
         twin.eval()
-        on_flax.trace(twin, x, lambda tap, y: found.update({tap: y}))
+        found = {tap: y for (_, tap), y in runs_flax.forward(twin, x).here()}
     assert list(found) == list(expected)
     for tap, value in expected.items():
         assert found[tap].dtype == np.float64

@@ -1,0 +1,58 @@
+"""The frozen ceilings are those of what is measured: neither too low nor too high."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import parity
+from parity.samples import random_images
+from parity.tolerances import CEILINGS
+from resnet_spec import get_config
+from tests.networks import flax_like, random_torch
+
+DTYPES = ["float32", "bfloat16", "float16"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        ("float32", "resnet18"),
+        *(
+            pytest.param(dtype, name, marks=pytest.mark.slow)
+            for name in ("resnet18", "resnet50")
+            for dtype in DTYPES
+            if (dtype, name) != ("float32", "resnet18")
+        ),
+    ],
+)
+def test_a_ceiling_is_above_what_is_measured_and_below_twenty_times(
+    dtype: str, name: str
+):
+    model = random_torch(get_config(name)).to(getattr(torch, dtype))
+    images = random_images((2, 3, 64, 48), seed=0).astype(dtype).astype(np.float32)
+    found = parity.check(
+        *(model, flax_like(model, dtype), images), gates=("G3", "G3 training")
+    )
+    assert found.ok, found.verdict()
+    rows = [row for gate in found.gates for row in gate.rows]
+    measured = max(row.error / row.figures["growth"] for row in rows)
+    frozen = CEILINGS[dtype]
+    assert frozen.measured is not None
+    assert measured < frozen.ceiling < 20 * measured
+    assert frozen.measured / 3 < measured < frozen.measured * 3
+
+
+def test_a_network_that_rounds_on_the_way_does_not_pass():
+    model = random_torch(get_config("resnet18"))
+
+    def rounded(module, given, y):
+        # In float64 nothing is rounded, so that the reference is the exact one.
+        return y.bfloat16().to(y.dtype) if y.dtype == torch.float32 else y
+
+    images = random_images((2, 3, 64, 48), seed=0)
+    model.bn1.register_forward_hook(rounded)
+    found = parity.check(model, flax_like(model), images, gates=("G3",))
+    assert not found.gate("G3").ok
+    assert found.gate("G3").failures[0].note == "in torch"
