@@ -364,4 +364,5 @@ def test_check_takes_a_network_or_the_self_test(
     with pytest.raises(SystemExit) as exit:
         main(["check", *arguments])
     assert exit.value.code == 2
-    assert "check takes a network's name or --self-test" in capsys.readouterr().err
+    expected = "check takes a network's name, --self-test or --verify FILE"
+    assert expected in capsys.readouterr().err
