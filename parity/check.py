@@ -134,7 +134,7 @@ def compare_modules(
         shapes = {}
         with suppress(ModuleError):  # then the gates have said so
             phase = evidence.forward if FORWARD.keys() & gates else evidence.training
-            shapes = phase.shapes if gates else {}
+            shapes = phase.reference.shapes if gates else {}
     setting = {
         "config": _config(torch_module),
         "dtype": evidence.dtype,

@@ -19,7 +19,8 @@ import numpy as np
 
 from parity import tolerances
 from parity.compare import Deviation, deviation, differing_bits
-from parity.evidence import Deviations, Evidence, Phase, Run
+from parity.evidence import Evidence, Phase, Run
+from parity.isolation import Deviations, Isolation
 from parity.names import COUNTER
 from parity.objective import has_classes
 from parity.taps import OUTPUT, ModuleError, Quantity, path_of
@@ -109,7 +110,7 @@ def algebra(evidence: Evidence, *, gate: str, training: bool) -> GateResult:
         if found is None:
             rows.append(_unmatched(evidence, phase, run, quantity))
         else:
-            rows.append(_exact(quantity, found, phase.growth(quantity)[0]))
+            rows.append(_exact(quantity, found, phase.reference.growth(quantity)[0]))
     what = "float64, gradients and statistics" if training else "float64, every tap"
     return GateResult(gate, what, tuple(rows))
 
@@ -126,8 +127,8 @@ def arithmetic(
         if torch is None or flax is None:
             rows.append(_unmatched(evidence, phase, run, quantity))
         else:
-            growth = phase.growth(quantity)
-            size = phase.reference[quantity].size
+            growth = phase.reference.growth(quantity)
+            size = phase.reference.values[quantity].size
             rows.append(_symmetric(evidence, quantity, torch, flax, size, growth))
     what = f"{evidence.arithmetic}, " + (
         "gradients and statistics" if training else "every tap"
@@ -142,21 +143,21 @@ def modules(
     phase = evidence.training if training else evidence.forward
     rows = []
     isolated = phase.isolated
-    for tap in phase.shapes:
-        if (failure := phase.raised_alone.get(tap)) is not None:
+    for tap in phase.reference.shapes:
+        if (failure := isolated.raised.get(tap)) is not None:
             rows.append(Row(tap, False, note=failure.what))
-        if (alone := isolated.get(tap)) is None:
+        if (alone := isolated.found.get(tap)) is None:
             continue
         found = {name: _counted(evidence, by) for name, by in alone.items()}
         if float64:
             judged = [
-                _exact(quantity, flax, phase.growth_alone(quantity, tap)[0])
+                _exact(quantity, flax, isolated.growth(quantity, tap)[0])
                 if flax
                 else _not_handed(quantity, "Flax")
                 for quantity, flax in found["flax in float64"].items()
             ]
         else:
-            judged = list(_each_symmetric(evidence, phase, tap, found))
+            judged = list(_each_symmetric(evidence, isolated, tap, found))
         worst = max(judged, key=_use)
         about = " ".join((worst.kind, "" if worst.name == tap else worst.name)).strip()
         note = "" if worst.ok else f"{about} {worst.note}".rstrip()
@@ -173,9 +174,9 @@ def ceilings(evidence: Evidence, *, gate: str, training: bool) -> GateResult:
     for name, run in (("torch", phase.torch_run), ("Flax", phase.flax_run)):
         worst: dict[str, Row] = {}
         for quantity, found in run.deviations.items():
-            if found is None or quantity not in phase.reference:
+            if found is None or quantity not in phase.reference.values:
                 continue
-            growth, _ = phase.growth(quantity)
+            growth, _ = phase.reference.growth(quantity)
             limit = tolerances.ceiling(evidence.arithmetic, growth)
             ok = found.finite and found.l2 <= limit
             row = Row(
@@ -198,10 +199,10 @@ def kinks(evidence: Evidence) -> GateResult:
     phase = evidence.training
     runs = {"torch": phase.torch_run, "Flax": phase.flax_run}
     rows = []
-    for tap in phase.jumps:
+    for tap in phase.reference.kinks.taps:
         found = {name: run.kinks[tap] for name, run in runs.items() if tap in run.kinks}
         size = max((kink.size for kink in found.values()), default=0.0)
-        _, growth = phase.growth(Quantity("output", tap))
+        _, growth = phase.reference.growth(Quantity("output", tap))
         limit = tolerances.ceiling(evidence.arithmetic, growth)
         notes = [
             f"kink, {kink.units} unit{'s' * (kink.units > 1)} in {name}"
@@ -218,7 +219,7 @@ def decisions(evidence: Evidence) -> GateResult:
     """G5: both choose the class that float64 chooses, wherever rounding lets them."""
     what = "top-1 class"
     phase = evidence.forward
-    reference = phase.reference[Quantity("output", OUTPUT)]
+    reference = phase.reference.values[Quantity("output", OUTPUT)]
     classes = has_classes(reference.shape)
     if not classes:
         return GateResult("G5", what, (), "the network has no classes to choose from")
@@ -233,7 +234,7 @@ def decisions(evidence: Evidence) -> GateResult:
     # must not excuse its decision. Two logits may be off, in opposite directions.
     size = int(np.prod(reference.shape))
     k = tolerances.arithmetic_factor(evidence.arithmetic, size)
-    growth, _ = phase.growth(Quantity("output", OUTPUT))
+    growth, _ = phase.reference.growth(Quantity("output", OUTPUT))
     floor = tolerances.arithmetic_floor(evidence.arithmetic, growth)
     best = min(deviation(output, reference).max for output in outputs)
     error = 2 * (2 * k * max(best, floor)) * np.abs(reference).max()
@@ -301,11 +302,11 @@ def judge(gate: str, evidence: Evidence) -> GateResult:
 
 def _both(phase: Phase, run: Run) -> Iterator[tuple[Quantity, Deviation | None]]:
     """Yields every quantity of the reference and of a run, in order."""
-    for quantity in phase.reference:
+    for quantity in phase.reference.values:
         if quantity.kind != "input":
             yield quantity, run.deviations.get(quantity)
     for quantity in run.deviations:
-        if quantity not in phase.reference:
+        if quantity not in phase.reference.values:
             yield quantity, None
 
 
@@ -353,15 +354,14 @@ def _symmetric(
 
 
 def _each_symmetric(
-    evidence: Evidence, phase: Phase, tap: str, found: Mapping[str, Deviations]
+    evidence: Evidence, isolated: Isolation, tap: str, found: Mapping[str, Deviations]
 ) -> Iterator[Row]:
     for quantity, flax in found["flax"].items():
         torch = found["torch"].get(quantity)
         if torch is None or flax is None:
             yield _not_handed(quantity, "torch" if torch is None else "Flax")
         else:
-            size = phase.size(quantity)
-            growth = phase.growth_alone(quantity, tap)
+            size, growth = isolated.size(quantity), isolated.growth(quantity, tap)
             yield _symmetric(evidence, quantity, torch, flax, size, growth)
 
 
@@ -380,7 +380,7 @@ def _not_handed(quantity: Quantity, where: str) -> Row:
 
 def _unmatched(evidence: Evidence, phase: Phase, run: Run, quantity: Quantity) -> Row:
     kind, tap = quantity
-    ours = quantity in phase.reference
+    ours = quantity in phase.reference.values
     if ours and quantity in run.deviations:
         note = "has another shape in Flax"
         return Row(tap, False, kind, float("inf"), note=note)

@@ -19,6 +19,8 @@ FRAMEWORK = "flax"
 Aliases = Mapping[str, str]
 """Path in Flax → path in torch, where a network of others has names of its own."""
 
+NO_ALIASES: Aliases = MappingProxyType({})
+
 
 def entries(model: nnx.Module) -> dict[str, Entry]:
     """Returns the shape and dtype of every entry of the state, in torch's terms."""
@@ -31,9 +33,7 @@ def entries(model: nnx.Module) -> dict[str, Entry]:
     }
 
 
-def state(
-    model: nnx.Module, *, aliases: Aliases = MappingProxyType({})
-) -> dict[str, np.ndarray]:
+def state(model: nnx.Module, *, aliases: Aliases = NO_ALIASES) -> dict[str, np.ndarray]:
     """Returns a copy of every entry of the state, in torch's names and layout."""
     return {
         name: names.to_torch(leaf, jax.device_get(variable.get_value()))
@@ -94,7 +94,7 @@ def to_flax_layout(array: np.ndarray) -> np.ndarray:
 
 
 def modules(
-    model: nnx.Module, path: str = "", *, aliases: Aliases = MappingProxyType({})
+    model: nnx.Module, path: str = "", *, aliases: Aliases = NO_ALIASES
 ) -> Iterator[tuple[str, nnx.Module]]:
     """Yields every module's path in torch, and the module, in torch's order."""
     yield aliases.get(path, path), model
@@ -113,7 +113,7 @@ def children(module: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
 
 
 def variables(
-    model: nnx.Module, path: str = "", *, aliases: Aliases = MappingProxyType({})
+    model: nnx.Module, path: str = "", *, aliases: Aliases = NO_ALIASES
 ) -> Iterator[tuple[str, str, nnx.Variable[Any]]]:
     """Yields the torch name, the Flax leaf's name and the variable, in order.
 

@@ -39,7 +39,7 @@ class Pair:
         # Here, and not above: importing parity imports no framework.
         from flax import nnx
 
-        from parity import on_flax, on_torch, runs_flax, runs_torch
+        from parity import experiments_flax, on_flax, on_torch, runs_flax, runs_torch
 
         self.is_function = not isinstance(flax_model, nnx.Module)
         if self.is_function and not callable(flax_model):
@@ -50,6 +50,7 @@ class Pair:
         self._torch_model, self._flax_model = torch_model, flax_model
         self._on_torch, self._on_flax = on_torch, on_flax
         self._runs_torch, self._runs_flax = runs_torch, runs_flax
+        self._experiments_flax = experiments_flax
         paths = [path for path, _ in torch_model.named_modules() if path]
         known = None
         if isinstance(flax_model, nnx.Module):
@@ -228,7 +229,7 @@ class Laboratory:
         self, setup: Experiment, *, float64: bool = False
     ) -> dict[Quantity, np.ndarray]:
         """Runs one module of the Flax network."""
-        return self._pair._runs_flax.experiment(
+        return self._pair._experiments_flax.experiment(
             self._flax[float64], setup, aliases=self._pair._aliases
         )
 

@@ -14,11 +14,19 @@ from torch import Tensor, nn
 import resnet_torch.optim
 from parity.objective import Objective
 from parity.on_torch import place, to_numpy, to_torch
-from parity.taps import LOSS, Batch, Branch, Call, Calls, Experiment, Quantity, path_of
+from parity.taps import (
+    LOSS,
+    Around,
+    Batch,
+    Branch,
+    Call,
+    Calls,
+    Experiment,
+    Invocation,
+    Quantity,
+    path_of,
+)
 from resnet_spec import OptimizerConfig
-
-Around = Callable[[str, nn.Module, Callable[[Tensor], Any], Tensor], Any]
-"""Stands around a module's call: its path, itself, what it computes, its input."""
 
 Visit = Callable[[Quantity, np.ndarray], None]
 
@@ -43,13 +51,11 @@ def forward(model: nn.Module, images: np.ndarray, visit: Visit) -> Calls:
     """
     calls = Calls()
 
-    def around(
-        path: str, module: nn.Module, compute: Callable[[Tensor], Any], x: Tensor
-    ) -> Any:
-        with calls.enter(path) as tap:
+    def around(it: Invocation) -> Any:
+        with calls.enter(it.path) as tap:
             # At once, not later: what follows may work in place on these.
-            visit(Quantity("input", tap), _value(x))
-            y = compute(x)
+            visit(Quantity("input", tap), _value(it.x))
+            y = it.result()
             if isinstance(y, Tensor):
                 visit(Quantity("output", tap), _value(y))
             return y
@@ -82,15 +88,13 @@ def train(
     """
     calls = Calls()
 
-    def around(
-        path: str, module: nn.Module, compute: Callable[[Tensor], Any], x: Tensor
-    ) -> Any:
-        with calls.enter(path) as tap:
-            visit(Quantity("input", tap), _value(x))
+    def around(it: Invocation) -> Any:
+        with calls.enter(it.path) as tap:
+            visit(Quantity("input", tap), _value(it.x))
             if branch is not None and tap in branch:
-                y = _forced(x, branch[tap])
+                y = _forced(it.x, branch[tap])
             else:
-                y = compute(x)
+                y = it.result()
             if isinstance(y, Tensor):
                 visit(Quantity("output", tap), _value(y))
                 if y.requires_grad:
@@ -138,15 +142,13 @@ def experiment(model: nn.Module, setup: Experiment) -> dict[Quantity, np.ndarray
     def leaf(array: np.ndarray) -> Tensor:
         return to_torch(array).to(device, dtype).requires_grad_(training)
 
-    def around(
-        path: str, module: nn.Module, compute: Callable[[Tensor], Any], x: Tensor
-    ) -> Any:
-        if module is not inside and waiting.get(path):
-            index = waiting[path].pop(0)
-            handed[index] = x.clone()
+    def around(it: Invocation) -> Any:
+        if it.module is not inside and waiting.get(it.path):
+            index = waiting[it.path].pop(0)
+            handed[index] = it.x.clone()
             return given[index].clone()  # it may be worked on in place
-        with calls.enter(path):
-            return compute(x)
+        with calls.enter(it.path):
+            return it.result()
 
     x, given = leaf(setup.input), [leaf(callee.output) for callee in setup.calls]
     before = [(buffer, buffer.clone()) for buffer in inside.buffers()]
@@ -206,16 +208,13 @@ def learn(
         found: dict[Quantity, np.ndarray] = {}
 
         def around(
-            path: str,
-            module: nn.Module,
-            compute: Callable[[Tensor], Any],
-            x: Tensor,
+            it: Invocation,
             calls: Calls = calls,
             found: dict[Quantity, np.ndarray] = found,
         ) -> Any:
-            with calls.enter(path) as tap:
-                y = compute(x)
-                if path in relus:
+            with calls.enter(it.path) as tap:
+                y = it.result()
+                if it.path in relus:
                     found[Quantity("signs", tap)] = np.packbits(_value(y) > 0)
                 return y
 
@@ -243,20 +242,18 @@ def calls(model: nn.Module, shape: tuple[int, ...]) -> list[Call]:
     tree = Calls()
     found: list[Call] = []
 
-    def around(
-        path: str, module: nn.Module, compute: Callable[[Tensor], Any], x: Tensor
-    ) -> Any:
-        with tree.enter(path) as tap:
-            y = compute(x)
-            if isinstance(y, Tensor) and not list(module.children()):
+    def around(it: Invocation) -> Any:
+        with tree.enter(it.path) as tap:
+            y = it.result()
+            if isinstance(y, Tensor) and not list(it.module.children()):
                 found.append(
                     Call(
                         tap,
-                        type(module).__name__,
-                        tuple(x.shape[1:]),
+                        type(it.module).__name__,
+                        tuple(it.x.shape[1:]),
                         tuple(y.shape[1:]),
-                        _last(getattr(module, "stride", None)),
-                        _last(getattr(module, "padding", None)),
+                        _last(getattr(it.module, "stride", None)),
+                        _last(getattr(it.module, "padding", None)),
                     )
                 )
             return y
@@ -325,12 +322,12 @@ def _watched(model: nn.Module, around: Around) -> Iterator[None]:
     modules = dict(model.named_modules())
     try:
         for path, module in modules.items():
-            vars(module)["_around"] = partial(around, path, module)
+            vars(module)["_watched_by"] = around, path
             module.__class__ = _listening(type(module))
         yield
     finally:
         for module in modules.values():
-            if vars(module).pop("_around", None) is not None:
+            if vars(module).pop("_watched_by", None) is not None:
                 module.__class__ = type(module).__mro__[1]
 
 
@@ -338,12 +335,11 @@ def _watched(model: nn.Module, around: Around) -> Iterator[None]:
 def _listening(cls: type[nn.Module]) -> type[nn.Module]:
     class Listening(cls):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            inner = super().__call__
+            result = partial(super().__call__, *args, **kwargs)
             if not args or not isinstance(args[0], Tensor):
-                return inner(*args, **kwargs)
-            x, *rest = args
-            around = vars(self)["_around"]
-            return around(lambda x: inner(x, *rest, **kwargs), x)
+                return result()
+            around, path = vars(self)["_watched_by"]
+            return around(Invocation(path, self, args[0], result))
 
     Listening.__name__ = cls.__name__
     Listening.__qualname__ = cls.__qualname__

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -103,6 +103,27 @@ class Calls:
             raise ModuleError(path, error) from error
         finally:
             self._open.pop()
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A module that is being called; what stands around the call gets this.
+
+    Args:
+        path: the module's.
+        module: itself.
+        x: its input, an array of its framework.
+        result: computes what it gives.
+    """
+
+    path: str
+    module: Any
+    x: Any
+    result: Callable[[], Any]
+
+
+Around = Callable[[Invocation], Any]
+"""Stands around every module's call, and gives what the module shall have given."""
 
 
 def path_of(tap: str) -> str:

@@ -13,7 +13,7 @@ import resnet_flax.layers
 import resnet_flax.optim
 from parity import on_torch, trajectory
 from parity.compare import deviation
-from parity.evidence import Phase
+from parity.kinks import Kinks
 from parity.samples import random_images
 from parity.taps import Batch
 from resnet_spec import OptimizerConfig, ResNetConfig, Schedule
@@ -93,14 +93,16 @@ def test_one_image_is_joined_by_its_mirror_image():
 
 
 def test_jitted_experiments_give_what_others_give():
-    from parity import runs_flax
+    from parity import experiments_flax
     from parity.taps import Experiment, Quantity
 
     model = flax_like(random_torch(TINY))
     model.train()
     x = random_images((2, 8, 16, 12), seed=1)
     setup = Experiment("layer1.0.conv1", x, random_images((2, 8, 16, 12), seed=2))
-    plain, jitted = (runs_flax.experiment(model, setup, jit=j) for j in (False, True))
+    plain, jitted = (
+        experiments_flax.experiment(model, setup, jit=j) for j in (False, True)
+    )
     assert Quantity("parameter gradient", "layer1.0.conv1.weight") in plain
     assert plain.keys() == jitted.keys()
     for quantity, value in plain.items():
@@ -191,7 +193,7 @@ def test_units_at_a_kink_are_listed_and_do_not_raise_an_alarm(
     assert " unit" in notes["layer1.0.relu"]
     # Without the reference on the same side the gradients part, and rightly: this is
     # what nobody may answer with a wider tolerance.
-    monkeypatch.setattr(Phase, "jumps", property(lambda self: []))
+    monkeypatch.setattr(Kinks, "way", lambda *_: {})
     found = parity.check(model, twin, images, gates=("G2 training", "G3 training"))
     assert not found.ok
     assert (

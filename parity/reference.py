@@ -1,0 +1,204 @@
+"""The torch network in float64, on which everything else is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from functools import cached_property
+from math import prod, sqrt
+from pathlib import Path
+
+import numpy as np
+
+from parity.compare import NUDGE, Deviation, deviation
+from parity.kinks import Kinks
+from parity.objective import Objective
+from parity.pair import Pair
+from parity.spool import Spool
+from parity.taps import Branch, Calls, Quantity, Shape, path_of
+from parity.tolerances import growth_of_product, growth_of_sum
+
+Values = MutableMapping[Quantity, np.ndarray]
+Visit = Callable[[Quantity, np.ndarray], None]
+Growth = tuple[float, float]
+"""How many times larger than a rounding an error has grown: of e, and of m."""
+
+
+class Reference:
+    """A run of the torch network in float64, and what it says about rounding.
+
+    Args:
+        pair: both networks.
+        images: float array (n, c, h, w).
+        objective: what is differentiated, in training mode; ``None`` in evaluation
+            mode.
+        folder: where arrays are kept meanwhile.
+        progress: told what is about to be computed.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        images: np.ndarray,
+        *,
+        objective: Objective | None,
+        folder: Path,
+        progress: Callable[[str], None],
+    ) -> None:
+        self.objective = objective
+        self._pair = pair
+        self._images = images
+        self._progress = progress
+        mode = "" if objective is None else " in training"
+        progress(f"torch in float64{mode}")
+        self.values: Values = Spool(folder)
+        """Every quantity, in order."""
+        self.calls: Calls = self.run(self.values.__setitem__)
+        self.values.finished()
+        taps = [quantity for quantity in self.values if quantity.kind == "output"]
+        self.shapes: dict[str, Shape] = {
+            tap.name: self.values[tap].shape for tap in taps
+        }
+        """The shape of every tap."""
+
+    def run(
+        self, visit: Visit, *, branch: Branch | None = None, nudged: bool = False
+    ) -> Calls:
+        """Runs it once more.
+
+        Args:
+            visit: called with each quantity and its value, which is only good until
+                the call returns.
+            branch: where kinks shall go another way than its own.
+            nudged: with state and images moved by float64's roundoff.
+        """
+        if self.objective is None:
+            return self._pair.torch_forward(
+                self._images, visit, float64=True, nudged=nudged
+            )
+        return self._pair.torch_training(
+            *(self._images, self.objective, visit),
+            branch=branch,
+            float64=True,
+            nudged=nudged,
+        )
+
+    def input(self, tap: str) -> np.ndarray:
+        """Returns what a module's call was given."""
+        return self.values[Quantity("input", tap)]
+
+    def has_state(self, tap: str) -> bool:
+        """Whether the module has parameters or buffers, or one inside has."""
+        path = path_of(tap)
+        inside = f"{path}." if path else ""
+        return any(name.startswith(inside) for name in self._state)
+
+    @cached_property
+    def kinks(self) -> Kinks:
+        """Its rectifiers and pools."""
+        return Kinks(self._pair, list(self.shapes))
+
+    @cached_property
+    def way(self) -> dict[str, np.ndarray]:
+        """Which way it took at each of them."""
+        return self.kinks.way(self.values, self.values)
+
+    @cached_property
+    def _state(self) -> dict[str, np.ndarray]:
+        return self._pair.torch_state()
+
+    @cached_property
+    def _depths(self) -> dict[str, int]:
+        """How many layers with a kernel have run at each tap, at least one."""
+        depths: dict[str, int] = {}
+        depth = 0
+        for tap in self.shapes:
+            kernel = self._state.get(f"{path_of(tap)}.weight")
+            depth += kernel is not None and kernel.ndim > 1
+            depths[tap] = max(depth, 1)
+        return depths
+
+    def growth(self, quantity: Quantity) -> Growth:
+        """How many times larger than a rounding an error has grown: of e, and of m.
+
+        The root of the layers so far, as of a random walk, or more where the network
+        magnifies errors. This is measured: the reference is run once more with state
+        and images moved by float64's roundoff, and what that moves the quantity by is
+        divided by it.
+        """
+        layers = sqrt(self._depths.get(quantity.name, 1))
+        by_l2, by_max = self._magnified.get(quantity, (1.0, 1.0))
+        return max(layers, by_l2), max(layers, by_max)
+
+    @cached_property
+    def _magnified(self) -> dict[Quantity, Growth]:
+        mode = "" if self.objective is None else " in training"
+        self._progress(f"torch in float64{mode}, nudged")
+        found: dict[Quantity, Growth] = {}
+
+        def visit(quantity: Quantity, value: np.ndarray) -> None:
+            if quantity.kind != "input" and quantity in self.values:
+                moved = self.deviation(quantity, value, self.values[quantity])
+                found[quantity] = magnified(moved)
+
+        self.run(visit, nudged=True)
+        return found
+
+    def growth_of_one(self, quantity: Quantity, tap: str) -> float:
+        """Does what :meth:`growth` does for one module: what its sums alone can add."""
+        kernel = self._state.get(f"{path_of(tap)}.weight")
+        outputs, inputs = self.shapes[tap], self.input(tap).shape
+        positions = prod(outputs) // outputs[1] if len(outputs) > 1 else 1
+        of_bias = quantity.name.endswith(".bias")
+        if kernel is None or kernel.ndim == 1 or of_bias:
+            # A norm's statistics, a pool's mean.
+            return growth_of_sum(max(positions, prod(inputs[2:])))
+        if quantity.kind == "parameter gradient":
+            return growth_of_product(positions)
+        if quantity.kind == "input gradient":
+            return growth_of_product(kernel.size // inputs[1])
+        return growth_of_product(kernel[0].size)
+
+    def deviation(
+        self,
+        quantity: Quantity,
+        value: np.ndarray | None,
+        expected: np.ndarray | None,
+    ) -> Deviation | None:
+        """Measures a value of a quantity; ``None`` where the two cannot be compared."""
+        if value is None or expected is None or value.shape != expected.shape:
+            return None
+        return deviation(value, expected, terms=self._terms.get(quantity))
+
+    @cached_property
+    def _terms(self) -> dict[Quantity, np.ndarray]:
+        """What sums over the batch and the map are measured against: sums of sizes.
+
+        Such a sum's rounding errors are those of its terms, however much these cancel.
+        They may do so completely: a bias before a batch norm in training mode has no
+        effect, and its gradient no digit that could agree.
+        """
+        found = {}
+        for quantity in self.values:
+            kind, name = quantity
+            path, _, leaf = name.rpartition(".")
+            by_output = self.values.get(Quantity("gradient", path))
+            if kind != "parameter gradient" or by_output is None:
+                continue
+            if self.values[quantity].shape != by_output.shape[1:2]:
+                continue
+            terms = np.abs(by_output)
+            axes = tuple(axis for axis in range(terms.ndim) if axis != 1)
+            if leaf == "weight":  # of a norm: each gradient times the normal value
+                shape = [-1 if axis == 1 else 1 for axis in range(terms.ndim)]
+                output = self.values[Quantity("output", path)]
+                bias = self._state.get(f"{path}.bias", np.zeros(by_output.shape[1]))
+                scale = self._state[name].astype(np.float64)
+                scale = np.where(scale == 0, 1, scale).reshape(shape)
+                terms *= np.abs((output - bias.reshape(shape)) / scale)
+            found[quantity] = terms.sum(axes)
+        return found
+
+
+def magnified(moved: Deviation | None) -> Growth:
+    """Returns the growth of what a nudge moved by so much."""
+    return (1.0, 1.0) if moved is None else (moved.l2 / NUDGE, moved.max / NUDGE)
