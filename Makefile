@@ -5,6 +5,9 @@ VENV ?= .venv
 # Where else pip looks; for torch without CUDA see the README.
 PIP_ARGS ?=
 
+# Tests run at the same time; each of these takes up to 5 GB.
+WORKERS ?= 2
+
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-all test-mutants lint types clean
@@ -13,14 +16,14 @@ demo: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.demo
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 # Every fault that the check must catch; `make test` tries a few.
 test-all: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -m ''
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m ''
 
 test-mutants: $(INSTALLED)
-	$(VENV)/bin/python -m pytest tests/test_mutants.py -m ''
+	$(VENV)/bin/python -m pytest -n $(WORKERS) tests/test_mutants.py -m ''
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import jax
@@ -16,6 +18,17 @@ from benchmarks.torchvision_import import import_torchvision
 # A mixed dtype or rank in the Flax twin is a bug, never a convenience.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Most of the time here goes into compiling the same tiny networks again and again. The
+# processes that tests start find it too.
+_compiled = tempfile.TemporaryDirectory(prefix="resnet-twins-compiled-")
+for option, value in {
+    "jax_compilation_cache_dir": _compiled.name,
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": 0,
+}.items():
+    jax.config.update(option, value)
+    os.environ[option.upper()] = str(value)
 
 # Deadlines measure compilers here, not code.
 settings.register_profile("default", deadline=None, print_blob=True)

@@ -74,14 +74,16 @@ def pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_is_instant_and_imports_no_framework():
-    seconds = []
-    for _ in range(5):
+    seconds = float("inf")
+    for _ in range(20):  # others' work may hold it up
         start = time.perf_counter()
         found = _run("--help")
-        seconds.append(time.perf_counter() - start)
+        seconds = min(seconds, time.perf_counter() - start)
         assert found.returncode == 0
         assert "convert" in found.stdout
-    assert min(seconds) < 0.3
+        if seconds < 0.3:
+            break
+    assert seconds < 0.3
     code = (
         "import sys\nfrom resnet_cli.main import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
