@@ -10,7 +10,7 @@ WORKERS ?= 2
 
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all test-mutants lint types clean
+.PHONY: demo test test-all test-mutants test-alarms lint types clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.demo
@@ -21,6 +21,10 @@ test: $(INSTALLED)
 # Every fault that the check must catch; `make test` tries a few.
 test-all: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m ''
+
+# Two hundred random networks, none of which may raise an alarm.
+test-alarms: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) tests/test_alarms.py -m ''
 
 test-mutants: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) tests/test_mutants.py -m ''
