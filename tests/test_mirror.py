@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import resnet_flax.layers
+import resnet_flax.optim
 import resnet_flax.resnet
 import resnet_torch.layers
+import resnet_torch.optim
 import resnet_torch.resnet
 
 ALLOWED = {
@@ -83,3 +85,34 @@ def test_both_makers_of_layers_take_the_same_arguments(name: str):
 
 def test_resnet_py_fits_a_reading():
     assert len(_source(resnet_torch.resnet).splitlines()) <= 240
+
+
+# In optim.py, of a label that is no class: what each framework does with it.
+UNLIKE = (
+    "raises IndexError on a CPU and stops the program on a GPU",
+    "makes the loss NaN: compiled code cannot raise",
+)
+
+
+def test_optim_py_has_the_same_functions_and_documentation_in_both_twins():
+    mirrored = []
+    for module in (resnet_torch.optim, resnet_flax.optim):
+        functions = [
+            (name, function)
+            for name, function in vars(module).items()
+            if inspect.isfunction(function)
+            and function.__module__ == module.__name__
+            and not name.startswith("_")
+        ]
+        texts = []
+        for name, function in functions:
+            text = " ".join((inspect.getdoc(function) or "").split())
+            for phrase in UNLIKE:
+                text = text.replace(phrase, "")
+            parameters = inspect.signature(function).parameters.values()
+            arguments = [(p.name, p.kind, p.default) for p in parameters]
+            texts.append((name, arguments, text))
+        mirrored.append(texts)
+    assert mirrored[0] == mirrored[1]
+    names = [name for name, *_ in mirrored[0]]
+    assert names == ["cross_entropy", "create_optimizer", "train_step"]
