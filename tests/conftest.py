@@ -35,9 +35,10 @@ settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
 
 
-import_torchvision()
+torchvision = import_torchvision()
 
-from tests.networks import TINY, random_torch  # noqa: E402  after torchvision
+from tests.command import Called  # noqa: E402  after torchvision
+from tests.networks import TINY, random_torch  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +63,19 @@ def arrays(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
 def path(tmp_path: Path) -> Path:
     """Where a test writes its file."""
     return tmp_path / "weights.pth"
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Called:
+    """The command, called in this process."""
+    return Called(capsys)
+
+
+@pytest.fixture(scope="session")
+def pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of torchvision's: resnet18, random; not to be changed."""
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    theirs = torchvision.models.resnet18()
+    theirs.load_state_dict(random_torch("resnet18").state_dict())
+    torch.save(theirs.state_dict(), path)
+    return path

@@ -20,10 +20,7 @@ import torchvision
 import parity
 import resnet_spec
 import resnet_spec.weights as published
-from parity.digest import digest
-from parity.images import load_image
-from resnet_cli.main import main
-from tests.networks import random_torch
+from tests.command import Called
 
 COMMAND = Path(sys.executable).with_name("resnet-twins")
 
@@ -35,42 +32,6 @@ def _run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[
         text=True,
         env={**os.environ, **environment},
     )
-
-
-class Called:
-    """One call in this process: quick, and frameworks stay loaded."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *arguments: object, code: int = 0) -> tuple[str, str]:
-        with pytest.raises(SystemExit) as exit:
-            main([str(argument) for argument in arguments])
-        captured = self._capsys.readouterr()
-        assert (exit.value.code or 0) == code, captured.err
-        return captured.out, captured.err
-
-    def error(self, *arguments: object, code: int = 2) -> str:
-        out, err = self(*arguments, code=code)
-        assert out == ""
-        (line,) = err.splitlines()
-        assert line.startswith("error: ")
-        return line
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Called:
-    return Called(capsys)
-
-
-@pytest.fixture(scope="module")
-def pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of torchvision's: resnet18, random."""
-    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    theirs = torchvision.models.resnet18()
-    theirs.load_state_dict(random_torch("resnet18").state_dict())
-    torch.save(theirs.state_dict(), path)
-    return path
 
 
 def test_help_is_instant_and_imports_no_framework():
@@ -243,81 +204,6 @@ def test_output_that_cannot_be_written_is_exit_code_3():
     assert found.returncode == 3
     (line,) = found.stderr.splitlines()
     assert line == "error: the output cannot be written (No space left on device)"
-
-
-def test_check_passes_and_prints_every_layer(call: Called, pth: Path):
-    out, _ = call(
-        "check",
-        "resnet18",
-        "--forward",
-        "--weights",
-        pth,
-        "--size",
-        "65x48",
-        "--seed",
-        3,
-    )
-    lines = out.splitlines()
-    assert lines[0].endswith("2 random images, 65x48, seed 3")
-    assert lines[-1] == "PASS: both compute the same network"
-    assert any(line.startswith("layer4.1.relu@2 ") for line in lines)
-    brief, _ = call("check", "resnet18", "--forward", "--size", "65x48", "--brief")
-    assert "layer4.1.relu@2 " not in brief
-    assert brief.splitlines()[0].startswith("resnet18: random weights, seed 0")
-
-
-def test_check_of_a_signal_judges_its_decision(call: Called):
-    out, _ = call("check", "resnet18_1d", "--forward", "--brief", "--batch", "1")
-    assert re.search(r"^G5 +top-1 class +pass ", out, re.MULTILINE)
-
-
-def test_check_on_a_photograph_as_json(call: Called, photo: Path):
-    out, _ = call("check", "resnet18", "--forward", "--image", photo, "--json")
-    found = json.loads(out)
-    assert found["ok"] is True
-    pixels = load_image(photo)
-    assert found["setting"]["inputs"]["shape"] == [1, 3, 224, 224]
-    assert found["setting"]["inputs"]["sha256"] == digest({"inputs": pixels})
-
-
-def test_a_failed_check_is_exit_code_1(call: Called, monkeypatch: pytest.MonkeyPatch):
-    import resnet_flax.layers
-
-    norm = resnet_flax.layers.BatchNorm2d
-    original = norm.__call__
-    monkeypatch.setattr(norm, "__call__", lambda self, x: original(self, x) * 1.001)
-    out, _ = call(
-        "check", "resnet18", "--forward", "--size", "64x64", "--brief", code=1
-    )
-    assert out.splitlines()[-1].startswith("FAIL: G1")
-    assert out.splitlines()[-1].startswith(
-        "FAIL: G1 (float64, every tap): first divergence at bn1;"
-    )
-
-
-def test_check_takes_a_half_type_up_and_says_so(
-    call: Called, pth: Path, tmp_path: Path
-):
-    half = tmp_path / "half.safetensors"
-    parity.save(half, parity.cast(parity.load(pth), "bfloat16"))
-    _, err = call(
-        "check",
-        "resnet18",
-        "--forward",
-        "--weights",
-        half,
-        "--size",
-        "40x40",
-        "--brief",
-    )
-    assert "taken from bfloat16 to float32" in err
-
-
-def test_check_of_another_networks_weights_is_refused(call: Called, tmp_path: Path):
-    path = tmp_path / "v1.safetensors"
-    parity.save(path, random_torch("resnet50_v1"))
-    line = call.error("check", "resnet50", "--weights", path)
-    assert "belongs to resnet50_v1" in line
 
 
 def test_predict_agrees_with_torchvision(call: Called, pth: Path, photo: Path):
