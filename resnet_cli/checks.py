@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from parity.recipe import Recipe
 from parity.report import Report
 from parity.writing import replacing
 from resnet_cli import tables
-from resnet_cli.progress import download_bar, status
+from resnet_cli.progress import download_bar, say_notes, status
 
 
 def check(
@@ -77,12 +77,6 @@ def self_test(*, as_json: bool) -> bool:
         kills = selftest.self_test(progress=say)
     print(selftest.to_json(kills) if as_json else selftest.kill_table(kills))
     return all(kill.ok for kill in kills)
-
-
-def say_notes(path: object, notes: Sequence[str]) -> None:
-    """Prints on standard error what was accepted or changed on the way."""
-    for note in notes:
-        print(f"note: {path}: {note}", file=sys.stderr)
 
 
 def _run(recipe: Recipe) -> tuple[str, Report]:

@@ -10,18 +10,25 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
 import resnet_spec
-
-if TYPE_CHECKING:
-    from parity.twins import Chosen
-
-BAD_INPUT, BAD_OUTPUT, BUG, INTERRUPTED = 2, 3, 70, 130
+from resnet_cli.failures import INTERRUPTED, exit_code, one_line
+from resnet_cli.options import (
+    AllowNonfinite,
+    Backend,
+    Json,
+    Key,
+    Name,
+    Seed,
+    Settings,
+    Weights,
+    read_overrides,
+    read_size,
+)
 
 app = typer.Typer(
     name="resnet-twins",
@@ -30,43 +37,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # the coloured help would cost more time than all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Backend(StrEnum):
-    """Which twin to run."""
-
-    torch = "torch"
-    flax = "flax"
-    both = "both"
-
-    def frameworks(self) -> tuple[str, ...]:
-        """Names of the twins."""
-        return ("torch", "flax") if self == Backend.both else (self.value,)
-
-
-Name = Annotated[
-    Optional[str],  # noqa: UP045  typer evaluates it, and shows it in the help
-    typer.Argument(help="A network, from `resnet-twins list`."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Weights = Annotated[
-    str,
-    typer.Option(help="A file, published weights such as IMAGENET1K_V1, or `random`."),
-]
-Seed = Annotated[int, typer.Option(help="Of random weights and images.", min=0)]
-AllowNonfinite = Annotated[
-    bool, typer.Option("--allow-nonfinite", help="Accept NaN and infinity in a file.")
-]
-Key = Annotated[
-    Optional[str],  # noqa: UP045  see Name
-    typer.Option(help="Entry of a file that has several states."),
-]
-Settings = Annotated[
-    list[str],
-    typer.Option(
-        "--set", metavar="FIELD=VALUE", help="Override a setting, as num_classes=10."
-    ),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -159,7 +129,7 @@ def summary(
             tables.plot(rows, plot)
     else:
         config = _config(name or "", settings)
-        pixels = _size(size) if size is not None else config.natural_size
+        pixels = read_size(size) if size is not None else config.natural_size
         config.check_size(*pixels)
         table, rows = tables.of_network(name or "", config, pixels, frameworks)
     print(json.dumps(rows) if as_json else table)
@@ -185,7 +155,7 @@ def convert_(
 ) -> None:
     """Convert a file of weights, bit for bit, and read the result back."""
     from parity import convert
-    from resnet_cli.progress import status
+    from resnet_cli.progress import say_notes, status
 
     with status(f"converting {source}"):
         done = convert(
@@ -196,7 +166,7 @@ def convert_(
             allow_nonfinite=allow_nonfinite,
             overwrite=force,
         )
-    _say_notes(source, done.notes)
+    say_notes(source, done.notes)
     if as_json:
         facts = {
             "source": str(done.source),
@@ -285,12 +255,12 @@ def check_(
         ok = checks.check(
             {
                 "name": name,
-                "overrides": _overrides(settings),
+                "overrides": read_overrides(settings),
                 "weights": weights,
                 "key": key,
                 "allow_nonfinite": allow_nonfinite,
                 "image": None if image is None else str(image),
-                "size": None if size is None else _size(size),
+                "size": None if size is None else read_size(size),
                 "batch": batch,
                 "seed": seed,
                 "dtype": dtype,
@@ -322,104 +292,24 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify a photograph into ImageNet's classes, or the network's own."""
-    from parity import predict as prediction
-    from parity.recipe import photograph
-    from parity.twins import build
-    from resnet_cli.progress import status
+    from resnet_cli import predictions
 
-    config = _config(model, settings)
-    chosen = _weights(config, weights, seed, key, allow_nonfinite)
-    pixels = photograph(image, config, chosen)
-    names = resnet_spec.class_names()
-    if config.num_classes != len(names):
-        names = tuple(f"class {index}" for index in range(config.num_classes))
-    scores = {}
-    with status("predicting") as say:
-        for framework in backend.frameworks():
-            say(f"running {framework}")
-            twin = build(framework, config, chosen.state)
-            scores[framework] = prediction.logits(twin, pixels)[0]
-    guesses = {f: prediction.top(s, top) for f, s in scores.items()}
-    if as_json:
-        print(
-            json.dumps(
-                {
-                    "image": str(image),
-                    "model": model,
-                    "weights": chosen.what,
-                    "top": {
-                        framework: [
-                            {"class": names[i], "index": i, "probability": p}
-                            for i, p in found
-                        ]
-                        for framework, found in guesses.items()
-                    },
-                },
-                indent=2,
-            )
-        )
-        return
-    from parity.text import table
-
-    print(f"{image}: {model}, {chosen.what}\n")
-    cells = [
-        [f"{names[i]} {p:.2%}" for i, p in rank]
-        for rank in zip(*guesses.values(), strict=True)
-    ]
-    print(table(tuple(guesses), cells))
+    predictions.predict(
+        image,
+        model,
+        _config(model, settings),
+        backend.frameworks(),
+        weights=weights,
+        key=key,
+        allow_nonfinite=allow_nonfinite,
+        seed=seed,
+        top=top,
+        as_json=as_json,
+    )
 
 
 def _config(name: str, settings: Sequence[str]) -> resnet_spec.ResNetConfig:
-    return resnet_spec.resolve(name, **_overrides(settings))
-
-
-def _overrides(settings: Sequence[str]) -> dict[str, Any]:
-    overrides: dict[str, Any] = {}
-    for setting in settings:
-        field, equals, value = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set {setting}: write it as FIELD=VALUE")
-        try:
-            overrides[field] = json.loads(value.lower())
-        except ValueError:
-            overrides[field] = value
-    return overrides
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, by, width = text.partition("x")
-    sides = [side for side in (height, width) if side.isascii() and side.isdigit()]
-    if not by or len(sides) < 2 or not all(map(int, sides)):
-        raise ValueError(f"--size {text}: write it as HEIGHTxWIDTH, in pixels")
-    return int(height), int(width)
-
-
-def _weights(
-    config: resnet_spec.ResNetConfig,
-    weights: str,
-    seed: int,
-    key: str | None,
-    allow_nonfinite: bool,
-) -> Chosen:
-    from parity.twins import weights_for
-    from resnet_cli.progress import download_bar
-
-    with download_bar() as progress:
-        chosen = weights_for(
-            config,
-            weights,
-            seed=seed,
-            key=key,
-            allow_nonfinite=allow_nonfinite,
-            progress=progress,
-        )
-    _say_notes(weights, chosen.notes)
-    return chosen
-
-
-def _say_notes(path: object, notes: Sequence[str]) -> None:
-    for note in notes:
-        print(f"note: {path}: {note}", file=sys.stderr)
+    return resnet_spec.resolve(name, **read_overrides(settings))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -437,40 +327,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         if type(error).__module__ == "builtins" and isinstance(error, OSError):
             # What is still in standard output's buffer would fail again at the end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(_exit_code(error))
-
-
-def _one_line(error: Exception) -> str:
-    from parity.errors import DownloadError, OutputError
-
-    if _is_usage(error):
-        return f"{error.format_message().rstrip('.')}. See --help"  # type: ignore
-    text = " ".join(str(error).split())
-    if isinstance(error, ModuleNotFoundError):
-        extra = "plot" if error.name == "matplotlib" else "torch,flax"
-        return f"{text}: install it with `pip install 'resnet-twins[{extra}]'`"
-    if isinstance(error, ValueError | OutputError | DownloadError):
-        return text
-    if isinstance(error, OSError):
-        return f"the output cannot be written ({error.strerror or error})"
-    if isinstance(error, MemoryError):
-        return f"not enough memory ({text}). Use a smaller --size or --batch"
-    return f"{type(error).__name__}: {text}. This is a bug; --debug shows where"
-
-
-def _exit_code(error: Exception) -> int:
-    from parity.errors import DownloadError
-
-    bad_input = ValueError | DownloadError | ModuleNotFoundError | MemoryError
-    if _is_usage(error) or isinstance(error, bad_input):
-        return BAD_INPUT
-    return BAD_OUTPUT if isinstance(error, OSError) else BUG
-
-
-def _is_usage(error: Exception) -> bool:
-    # click's own class, wherever this version of typer keeps it.
-    return hasattr(error, "format_message")
+        sys.exit(exit_code(error))

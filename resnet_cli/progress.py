@@ -1,8 +1,9 @@
-"""What a waiting user sees, on standard error, if that is a terminal."""
+"""What a user sees on standard error: notes, and on a terminal what is being done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -46,3 +47,9 @@ def download_bar() -> Iterator[Callable[[int, int | None], None]]:
     finally:
         if bar.live.is_started:
             bar.stop()
+
+
+def say_notes(path: object, notes: Sequence[str]) -> None:
+    """Prints on standard error what was accepted or changed on the way."""
+    for note in notes:
+        print(f"note: {path}: {note}", file=sys.stderr)

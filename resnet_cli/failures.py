@@ -1,0 +1,39 @@
+"""What goes wrong, in one line and as an exit code."""
+
+from __future__ import annotations
+
+BAD_INPUT, BAD_OUTPUT, BUG, INTERRUPTED = 2, 3, 70, 130
+
+
+def one_line(error: Exception) -> str:
+    """Says what went wrong, and what to do about it."""
+    from parity.errors import DownloadError, OutputError
+
+    if _is_usage(error):
+        return f"{error.format_message().rstrip('.')}. See --help"  # type: ignore
+    text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError):
+        extra = "plot" if error.name == "matplotlib" else "torch,flax"
+        return f"{text}: install it with `pip install 'resnet-twins[{extra}]'`"
+    if isinstance(error, ValueError | OutputError | DownloadError):
+        return text
+    if isinstance(error, OSError):
+        return f"the output cannot be written ({error.strerror or error})"
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({text}). Use a smaller --size or --batch"
+    return f"{type(error).__name__}: {text}. This is a bug; --debug shows where"
+
+
+def exit_code(error: Exception) -> int:
+    """Chooses the code that tells a script whose fault it was."""
+    from parity.errors import DownloadError
+
+    bad_input = ValueError | DownloadError | ModuleNotFoundError | MemoryError
+    if _is_usage(error) or isinstance(error, bad_input):
+        return BAD_INPUT
+    return BAD_OUTPUT if isinstance(error, OSError) else BUG
+
+
+def _is_usage(error: Exception) -> bool:
+    # click's own class, wherever this version of typer keeps it.
+    return hasattr(error, "format_message")

@@ -1,0 +1,70 @@
+"""The options that several commands take, and how their values are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Any, Optional
+
+import typer
+
+
+class Backend(StrEnum):
+    """Which twin to run."""
+
+    torch = "torch"
+    flax = "flax"
+    both = "both"
+
+    def frameworks(self) -> tuple[str, ...]:
+        """Names of the twins."""
+        return ("torch", "flax") if self == Backend.both else (self.value,)
+
+
+Name = Annotated[
+    Optional[str],  # noqa: UP045  typer evaluates it, and shows it in the help
+    typer.Argument(help="A network, from `resnet-twins list`."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Weights = Annotated[
+    str,
+    typer.Option(help="A file, published weights such as IMAGENET1K_V1, or `random`."),
+]
+Seed = Annotated[int, typer.Option(help="Of random weights and images.", min=0)]
+AllowNonfinite = Annotated[
+    bool, typer.Option("--allow-nonfinite", help="Accept NaN and infinity in a file.")
+]
+Key = Annotated[
+    Optional[str],  # noqa: UP045  see Name
+    typer.Option(help="Entry of a file that has several states."),
+]
+Settings = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Override a setting, as num_classes=10."
+    ),
+]
+
+
+def read_overrides(settings: Sequence[str]) -> dict[str, Any]:
+    """Reads ``--set``: values as in JSON, or as they stand."""
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        field, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting}: write it as FIELD=VALUE")
+        try:
+            overrides[field] = json.loads(value.lower())
+        except ValueError:
+            overrides[field] = value
+    return overrides
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """Reads ``--size``: height and width."""
+    height, by, width = text.partition("x")
+    sides = [side for side in (height, width) if side.isascii() and side.isdigit()]
+    if not by or len(sides) < 2 or not all(map(int, sides)):
+        raise ValueError(f"--size {text}: write it as HEIGHTxWIDTH, in pixels")
+    return int(height), int(width)

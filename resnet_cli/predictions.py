@@ -1,0 +1,72 @@
+"""What ``resnet-twins predict`` does: choose weights, run the twins, print classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import resnet_spec
+from parity.predict import logits
+from parity.predict import top as likeliest
+from parity.recipe import photograph
+from parity.text import table
+from parity.twins import build, weights_for
+from resnet_cli.progress import download_bar, say_notes, status
+
+
+def predict(
+    image: Path,
+    name: str,
+    config: resnet_spec.ResNetConfig,
+    frameworks: Sequence[str],
+    *,
+    weights: str,
+    key: str | None,
+    allow_nonfinite: bool,
+    seed: int,
+    top: int,
+    as_json: bool,
+) -> None:
+    """Prints the likeliest classes of a photograph, by each framework's twin."""
+    with download_bar() as progress:
+        chosen = weights_for(
+            config,
+            weights,
+            seed=seed,
+            key=key,
+            allow_nonfinite=allow_nonfinite,
+            progress=progress,
+        )
+    say_notes(weights, chosen.notes)
+    pixels = photograph(image, config, chosen)
+    scores = {}
+    with status("predicting") as say:
+        for framework in frameworks:
+            say(f"running {framework}")
+            twin = build(framework, config, chosen.state)
+            scores[framework] = logits(twin, pixels)[0]
+    guesses = {framework: likeliest(s, top) for framework, s in scores.items()}
+    names = resnet_spec.class_names()
+    if config.num_classes != len(names):
+        names = tuple(f"class {index}" for index in range(config.num_classes))
+    if as_json:
+        facts = {
+            "image": str(image),
+            "model": name,
+            "weights": chosen.what,
+            "top": {
+                framework: [
+                    {"class": names[i], "index": i, "probability": p} for i, p in found
+                ]
+                for framework, found in guesses.items()
+            },
+        }
+        print(json.dumps(facts, indent=2))
+        return
+    print(f"{image}: {name}, {chosen.what}\n")
+    cells = [
+        [f"{names[i]} {p:.2%}" for i, p in rank]
+        for rank in zip(*guesses.values(), strict=True)
+    ]
+    print(table(tuple(guesses), cells))
