@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 
@@ -282,6 +285,33 @@ def test_a_wrong_optimiser_is_seen(
     found = _learn(optimizer, steps=3, loss_scale=1e-7)
     assert not found.ok
     assert found.gates[0].failures[0].kind in ("loss", "parameter")
+
+
+def _not_zeroed_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", lambda *_, **__: None)
+
+
+def _not_zeroed_in_flax(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = resnet_flax.optim._transformation
+
+    def added_up(config: OptimizerConfig) -> optax.GradientTransformation:
+        return optax.chain(optax.trace(1.0), right(config))
+
+    monkeypatch.setattr(resnet_flax.optim, "_transformation", added_up)
+
+
+@pytest.mark.parametrize("fault", [_not_zeroed_in_torch, _not_zeroed_in_flax])
+def test_gradients_that_are_not_zeroed_are_seen_after_the_second_step(
+    fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+):
+    """Mutant 57: every step learns from all gradients so far."""
+    fault(monkeypatch)
+    (gate,) = _learn(OPTIMIZERS["sgd"], steps=3).gates
+    assert gate.gate == "G1 steps"
+    failed = {row.name: row.kind for row in gate.failures}
+    # The first step has nothing to add to; the third's loss is the first to show it.
+    assert [name for name, kind in failed.items() if kind == "loss"] == ["step 3"]
+    assert failed["conv1.weight"] == "parameter"
 
 
 def _mean_of_means(logits, labels, *, label_smoothing=0.0):
