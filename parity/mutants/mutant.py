@@ -22,6 +22,9 @@ from resnet_spec import ResNetConfig
 Change = Callable[[Any], None]
 """Changes a Flax twin in place."""
 
+Fault = type[nnx.Module] | Mapping[str, Any]
+"""What a module becomes an instance of, or the attributes that it is given."""
+
 _BASIC = ResNetConfig(block="basic", layers=(1, 1), widths=(4, 6), num_classes=5)
 
 NETWORKS: Mapping[str, ResNetConfig] = MappingProxyType(
@@ -122,6 +125,45 @@ class Mutant:
         torch_model, flax_model = self.twins(seed=seed)
         images = self.images(seed=seed + 1)
         return check(torch_model, self.applied(flax_model), images, gates=gates)
+
+
+def at(number: int, name: str, path: str, fault: Fault, **others: Any) -> Mutant:
+    """A mutant of which one module is wrong, and must be named.
+
+    Args:
+        number: as all that is not said here, see :class:`Mutant`.
+        name: in words.
+        path: of the module.
+        fault: what is wrong with it.
+        **others: what else a mutant has.
+    """
+    change = become(path, fault) if isinstance(fault, type) else set_at(path, **fault)
+    return Mutant(number=number, name=name, culprit=path, apply=change, **others)
+
+
+def everywhere(
+    number: int,
+    name: str,
+    culprit: str,
+    base: type[nnx.Module],
+    fault: Fault,
+    **others: Any,
+) -> Mutant:
+    """A mutant of which every module of a class is wrong.
+
+    Args:
+        number: as all that is not said here, see :class:`Mutant`.
+        name: in words.
+        culprit: the first of these modules.
+        base: their class.
+        fault: what is wrong with them.
+        **others: what else a mutant has.
+    """
+    if isinstance(fault, type):
+        change = all_become(base, fault)
+    else:
+        change = set_all(base, **fault)
+    return Mutant(number=number, name=name, culprit=culprit, apply=change, **others)
 
 
 def become(path: str, cls: type[nnx.Module]) -> Change:

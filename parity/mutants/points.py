@@ -7,15 +7,7 @@ from typing import Any
 import numpy as np
 
 from parity.mutants import blocks, layers, norms
-from parity.mutants.mutant import (
-    Change,
-    Mutant,
-    all_become,
-    become,
-    both,
-    set_all,
-    set_at,
-)
+from parity.mutants.mutant import Change, Mutant, at, become, both, everywhere
 from parity.on_flax import modules
 from resnet_flax.layers import BatchNorm2d, ReLU
 
@@ -37,31 +29,16 @@ def _others_statistics(first: str, second: str) -> Change:
 
 POINTS = (
     *(
-        Mutant(
-            number=number,
-            name=f"eps {eps:.0e}",
-            culprit="bn1",
-            apply=set_all(BatchNorm2d, eps=eps),
-        )
+        everywhere(number, f"eps {eps:.0e}", "bn1", BatchNorm2d, {"eps": eps})
         for number, eps in ((13, 1e-3), (14, 1e-4), (15, 1e-6))
     ),
-    Mutant(
-        number=16,
-        name="eps outside the root",
-        culprit="bn1",
-        apply=all_become(BatchNorm2d, norms.EpsOutsideRoot),
-    ),
-    Mutant(
-        number=17,
-        name="eps wrong in one layer",
-        culprit="layer2.0.bn2",
-        apply=set_at("layer2.0.bn2", eps=1e-6),
-    ),
-    Mutant(
-        number=17,
-        name="eps a hundredth off in one layer",
-        culprit="layer2.0.downsample.1",
-        apply=set_at("layer2.0.downsample.1", eps=1.01e-5),
+    everywhere(16, "eps outside the root", "bn1", BatchNorm2d, norms.EpsOutsideRoot),
+    at(17, "eps wrong in one layer", "layer2.0.bn2", {"eps": 1e-6}),
+    at(
+        17,
+        "eps a hundredth off in one layer",
+        "layer2.0.downsample.1",
+        {"eps": 1.01e-5},
     ),
     Mutant(
         number=18,
@@ -69,103 +46,30 @@ POINTS = (
         culprit="layer1.0.bn1",
         apply=_others_statistics("layer1.0.bn1", "layer1.0.bn2"),
     ),
-    Mutant(
-        number=19,
-        name="scale/bias swapped",
-        culprit="bn1",
-        apply=all_become(BatchNorm2d, norms.ScaleBiasSwapped),
+    everywhere(19, "scale/bias swapped", "bn1", BatchNorm2d, norms.ScaleBiasSwapped),
+    at(20, "mean/var swapped", "layer1.0.bn2", norms.MeanVarSwapped),
+    everywhere(21, "divided by var", "bn1", BatchNorm2d, norms.ByVariance),
+    everywhere(22, "running mean ignored", "bn1", BatchNorm2d, norms.WithoutMean),
+    everywhere(
+        23, "batch statistics at eval", "bn1", BatchNorm2d, norms.AlwaysBatchStatistics
     ),
-    Mutant(
-        number=20,
-        name="mean/var swapped",
-        culprit="layer1.0.bn2",
-        apply=become("layer1.0.bn2", norms.MeanVarSwapped),
-    ),
-    Mutant(
-        number=21,
-        name="divided by var",
-        culprit="bn1",
-        apply=all_become(BatchNorm2d, norms.ByVariance),
-    ),
-    Mutant(
-        number=22,
-        name="running mean ignored",
-        culprit="bn1",
-        apply=all_become(BatchNorm2d, norms.WithoutMean),
-    ),
-    Mutant(
-        number=23,
-        name="batch statistics at eval",
-        culprit="bn1",
-        apply=all_become(BatchNorm2d, norms.AlwaysBatchStatistics),
-    ),
-    Mutant(
-        number=24,
-        name="shortcut BN without bias",
-        culprit="layer2.0.downsample.1",
-        apply=become("layer2.0.downsample.1", norms.WithoutBias),
-    ),
-    Mutant(
-        number=26,
-        name="two convs of a block swapped",
-        culprit="layer1.0",
-        apply=become("layer1.0", blocks.ConvsExchanged),
-    ),
-    Mutant(
-        number=26,
-        name="two norms of a block swapped",
-        culprit="layer1.0",
-        apply=become("layer1.0", blocks.NormsExchanged),
-    ),
-    Mutant(
-        number=30,
-        name="one residual missing",
-        culprit="layer1.0",
-        apply=set_at("layer1.0", residual=False),
-    ),
-    Mutant(
-        number=30,
-        name="one projected residual missing",
-        culprit="layer2.0",
-        apply=set_at("layer2.0", residual=False),
-    ),
-    Mutant(
-        number=30,
-        name="one residual halved with its branch",
-        culprit="layer2.0",
-        apply=become("layer2.0", blocks.HalvedResidual),
-    ),
-    Mutant(
-        number=31,
-        name="ReLU before the addition",
-        culprit="layer1.0",
-        apply=become("layer1.0", blocks.ReluBeforeAddition),
-    ),
-    Mutant(
-        number=32,
-        name="last ReLU missing",
-        culprit="layer2.0",
-        apply=become("layer2.0", blocks.WithoutLastRelu),
-    ),
-    Mutant(
-        number=32,
-        name="a bottleneck's middle ReLU missing",
-        culprit="layer1.0",
+    at(24, "shortcut BN without bias", "layer2.0.downsample.1", norms.WithoutBias),
+    at(26, "two convs of a block swapped", "layer1.0", blocks.ConvsExchanged),
+    at(26, "two norms of a block swapped", "layer1.0", blocks.NormsExchanged),
+    at(30, "one residual missing", "layer1.0", {"residual": False}),
+    at(30, "one projected residual missing", "layer2.0", {"residual": False}),
+    at(30, "one residual halved with its branch", "layer2.0", blocks.HalvedResidual),
+    at(31, "ReLU before the addition", "layer1.0", blocks.ReluBeforeAddition),
+    at(32, "last ReLU missing", "layer2.0", blocks.WithoutLastRelu),
+    at(
+        32,
+        "a bottleneck's middle ReLU missing",
+        "layer1.0",
+        blocks.WithoutMiddleRelu,
         network="bottleneck",
-        apply=become("layer1.0", blocks.WithoutMiddleRelu),
     ),
-    Mutant(
-        number=33,
-        name="relu6",
-        culprit="relu",
-        scale=4.0,  # so that every rectifier has something beyond 6
-        apply=all_become(ReLU, layers.ReLU6),
-    ),
-    Mutant(
-        number=34,
-        name="leaky ReLU 0.01",
-        culprit="relu",
-        apply=all_become(ReLU, layers.LeakyReLU),
-    ),
+    # Scaled, so that every rectifier has something beyond 6.
+    everywhere(33, "relu6", "relu", ReLU, layers.ReLU6, scale=4.0),
+    everywhere(34, "leaky ReLU 0.01", "relu", ReLU, layers.LeakyReLU),
 )
 """Faults of norms, rectifiers and blocks."""
