@@ -63,7 +63,9 @@ def test_the_first_commands_are_the_two_of_the_makefile():
         for step in _blocks("sh")[0].splitlines()[:2]:
             words = step.replace("python3", sys.executable)
             assert " ".join(words.split()) in " ".join(lines.split())
-        run = {"demo": "-m benchmarks.demo", "test": "-m pytest"}[target]
+        run = {"demo": "-m benchmarks.demo", "test": "-m pytest -n 2 --dist loadfile"}[
+            target
+        ]
         assert f".venv/bin/python {run}" in lines
         assert f".venv/bin/python {run}" in _blocks("sh")[0]
 
