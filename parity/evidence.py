@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from parity.reference import Reference
 from parity.spool import Spool
 from parity.taps import OUTPUT, ModuleError, Quantity, path_of
 
+if TYPE_CHECKING:
+    from parity.programs import Program
+
 FLOATS = ("bfloat16", "float16", "float32", "float64")
 
 
@@ -33,12 +36,14 @@ class Run:
         deviations: in order; ``None`` where the reference has no such quantity, or has
             one of another shape.
         output: the network's result.
+        dtypes: of every tap.
         kinks: by tap. Where there are any, the reference that this run was measured
             against has been run once more, on the way that this run took.
     """
 
     deviations: Deviations
     output: np.ndarray
+    dtypes: Mapping[str, str]
     kinks: Mapping[str, Kink] = field(default_factory=dict)
 
 
@@ -162,32 +167,35 @@ class Phase:
 
         with float32_precision(self._evidence.precision):
             if self._training:
-                self._pair.torch_training(self._images, self._objective, visit)
+                calls = self._pair.torch_training(self._images, self._objective, visit)
             else:
-                self._pair.torch_forward(self._images, visit)
-        return self._measured(values)
+                calls = self._pair.torch_forward(self._images, visit)
+        return self._measured(values, calls.dtypes)
 
     @cached_property
     def flax_run(self) -> Run:
         """The Flax network, as it is, jitted."""
         self._evidence.begin(f"Flax in {self._evidence.arithmetic}{self._mode}")
-        with float32_precision(self._evidence.precision):
-            return self._measured(self._spooled(self._flax_program().here()))
+        return self._flax_here(jit=True)
 
     @cached_property
     def flax_run_without_jit(self) -> Run:
         """The Flax network, as it is, operation by operation."""
         self._evidence.begin(f"Flax without jit{self._mode}")
-        with float32_precision(self._evidence.precision):
-            return self._measured(self._spooled(self._flax_program().here(jit=False)))
+        return self._flax_here(jit=False)
 
     @cached_property
     def flax_run_float64(self) -> Run:
         """The Flax network, raised to float64, in a process of its own."""
         self._evidence.begin(f"Flax in float64{self._mode}, in its own process")
-        return self._measured(
-            self._spooled(self._flax_program(float64=True).elsewhere())
-        )
+        program = self._flax_program(float64=True)
+        return self._measured(self._spooled(program.elsewhere()), _by_tap(program))
+
+    def _flax_here(self, *, jit: bool) -> Run:
+        program = self._flax_program()
+        with float32_precision(self._evidence.precision):
+            values = self._spooled(program.here(jit=jit))
+        return self._measured(values, _by_tap(program))
 
     @cached_property
     def isolated(self) -> Isolation:
@@ -212,7 +220,7 @@ class Phase:
     def _pools(self) -> Sequence[str]:
         return self.reference.kinks.pools if self._training else ()
 
-    def _flax_program(self, *, float64: bool = False) -> Any:
+    def _flax_program(self, *, float64: bool = False) -> Program:
         if not self._training:
             return self._pair.flax_forward(self._images, float64=float64)
         return self._pair.flax_training(
@@ -225,7 +233,7 @@ class Phase:
             spool[quantity] = value
         return spool
 
-    def _measured(self, values: Spool) -> Run:
+    def _measured(self, values: Spool, dtypes: Mapping[str, str]) -> Run:
         """Measures a run against the reference on the same side of every kink."""
         reference = self.reference
         way = reference.kinks.way(values, reference.values) if self._training else {}
@@ -252,4 +260,9 @@ class Phase:
         output = np.array(values.get(Quantity("output", OUTPUT), np.empty(0)))
         values.drop()
         found = {q: d for q, d in deviations.items() if q.kind != "input"}
-        return Run(found, output, kinks)
+        return Run(found, output, dtypes, kinks)
+
+
+def _by_tap(program: Program) -> dict[str, str]:
+    outputs = (q for q in program.dtypes if q.kind == "output")
+    return {q.name: program.dtypes[q] for q in outputs}

@@ -19,7 +19,7 @@ from parity.on_flax import (
 )
 from parity.programs import to_torch, wide, x64
 from parity.taps import Calls, Experiment, Invocation, Quantity, path_of
-from parity.watching import renewed, watch
+from parity.watching import changed, current, renewed, watch
 
 
 def experiment(
@@ -39,7 +39,8 @@ def experiment(
 
     Returns:
         Its output, what it hands on, and with gradients given those by its own input,
-        by what its callees gave, and by its own parameters; its statistics.
+        by what its callees gave, and by its own parameters; its statistics; whatever
+        else of its state it has changed.
 
     Raises:
         ModuleError: the module raised.
@@ -75,10 +76,16 @@ def experiment(
             with calls.enter(it.path):
                 return it.result()
 
+        before = own_state(copy)
         watch(copy, around, place, aliases=aliases)
         y = cast(Any, copy)(x)
         order[:] = handed
-        return (y, list(handed.values())), own_state(copy, learns=False)
+        if setup.gradient is None:
+            return (y, list(handed.values())), changed(before, own_state(copy))
+        found = changed(before, own_state(copy, nnx.Param))
+        for name, value in own_state(copy, nnx.BatchStat).items():
+            found[Quantity("statistic", name)] = value
+        return (y, list(handed.values())), found
 
     def whole(parameters: Any, x: jax.Array, given: list[jax.Array], ends: Any) -> Any:
         if ends is None:
@@ -91,15 +98,14 @@ def experiment(
             return values, after, None  # the outputs say so
         like = jax.tree.map(lambda end, value: end.astype(value.dtype), ends, values)
         by_parameter, by_input, by_given = back(like)
-        by_parameter = own_state(nnx.merge(graph, by_parameter, rest), learns=True)
+        by_parameter = own_state(nnx.merge(graph, by_parameter, rest), nnx.Param)
         return values, after, (by_parameter, by_input, by_given)
 
-    def own_state(module: nnx.Module, *, learns: bool) -> dict[str, jax.Array]:
-        return {
-            name: variable.get_value()
-            for name, _, variable in variables(module, place, aliases=aliases)
-            if setup.owns(name) and isinstance(variable, nnx.Param) == learns
-        }
+    def own_state(
+        module: nnx.Module, of: type[nnx.Variable[Any]] = nnx.Variable
+    ) -> dict[str, jax.Array]:
+        found = current(module, of, place, aliases=aliases)
+        return {name: value for name, value in found.items() if setup.owns(name)}
 
     def put(array: np.ndarray) -> jax.Array:
         return jax.device_put(to_flax_layout(array).astype(dtype))
@@ -123,6 +129,5 @@ def experiment(
                 found[Quantity("gradient", names[index])] = by_given[index]
             for name, value in by_parameter.items():
                 found[Quantity("parameter gradient", name)] = value
-            for name, value in after.items():
-                found[Quantity("statistic", name)] = value
+        found |= after
         return {q: to_torch(q, wide(value)) for q, value in found.items()}

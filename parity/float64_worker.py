@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
     program = jax.export.deserialize(bytearray((folder / "program.bin").read_bytes()))
     call = jax.jit(program.call)  # compiled once, however often it is called
     with np.load(folder / "inputs.npz") as inputs, np.load(folder / "series.npz") as s:
-        arguments = [inputs[name] for name in inputs.files]
+        arguments = [jax.device_put(inputs[name]) for name in inputs.files]
         series = [s[name] for name in s.files]
     if not series:
         outputs = call(*arguments)

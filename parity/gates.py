@@ -129,7 +129,10 @@ def arithmetic(
         else:
             growth = phase.reference.growth(quantity)
             size = phase.reference.values[quantity].size
-            rows.append(_symmetric(evidence, quantity, torch, flax, size, growth))
+            row = _symmetric(evidence, quantity, torch, flax, size, growth)
+            if quantity.kind == "output":
+                row = _in_one_dtype(row, phase.torch_run, run)
+            rows.append(row)
     what = f"{evidence.arithmetic}, " + (
         "gradients and statistics" if training else "every tap"
     )
@@ -353,6 +356,13 @@ def _symmetric(
     )
 
 
+def _in_one_dtype(row: Row, torch_run: Run, flax_run: Run) -> Row:
+    ours, theirs = torch_run.dtypes[row.name], flax_run.dtypes[row.name]
+    if ours == theirs:
+        return row
+    return replace(row, ok=False, note=f"is {theirs} in Flax, {ours} in torch")
+
+
 def _each_symmetric(
     evidence: Evidence, isolated: Isolation, tap: str, found: Mapping[str, Deviations]
 ) -> Iterator[Row]:
@@ -375,6 +385,8 @@ def _not_handed(quantity: Quantity, where: str) -> Row:
     note = f"is missing, or has another shape, in {where}"
     if quantity.kind == "input":
         note = f"is handed nothing, or another shape, in {where}"
+    elif quantity.kind == "state":
+        note = "the run changes it in one network only"
     return Row(quantity.name, False, quantity.kind, float("inf"), note=note)
 
 
@@ -385,6 +397,10 @@ def _unmatched(evidence: Evidence, phase: Phase, run: Run, quantity: Quantity) -
         note = "has another shape in Flax"
         return Row(tap, False, kind, float("inf"), note=note)
     where = "torch" if ours else "Flax"
+    if kind == "state":
+        return Row(
+            tap, False, kind, float("inf"), note=f"the run changes it in {where}"
+        )
     learns = any(
         name.rpartition(".")[0] == path_of(tap)
         for state in evidence.states.values()

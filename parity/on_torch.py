@@ -66,6 +66,9 @@ def duplicate(
 ) -> nn.Module:
     """Returns a copy in training or evaluation mode, raised to float64 where asked."""
     twin = copy.deepcopy(model).train(training)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        for hook in (ours._backward_hooks or {}).values():  # no copy has its tensors'
+            theirs.register_hook(hook)
     return twin.double() if float64 else twin
 
 

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from parity import float64_worker, names
+from parity import float64_worker, memory, names
 from parity.on_flax import is_float, to_torch_layout
 from parity.taps import ModuleError, Quantity, path_of
 
@@ -30,13 +30,17 @@ class Program:
 
     Args:
         function: of arrays, to quantities in the order of their computation.
-        arrays: its arguments.
+        arrays: its arguments; :meth:`elsewhere` lets go of them.
         dtype: that it computes in; float64 in x64 mode.
+
+    Attributes:
+        dtypes: of what it gives, by quantity, once it has been traced.
     """
 
     function: Callable[..., dict[Quantity, jax.Array]]
-    arrays: Sequence[np.ndarray]
+    arrays: list[np.ndarray]
     dtype: np.dtype
+    dtypes: dict[Quantity, str] = field(default_factory=dict)
 
     def here(self, *, jit: bool = True) -> Values:
         """Runs it in this process, and yields its values in torch's layout.
@@ -47,12 +51,11 @@ class Program:
             ModuleError: a module raised.
         """
         with x64(self.dtype):
-            order, listed = self._listed()
-            arguments = jax.device_put(list(self.arrays))
+            places, listed = self._listed()
+            arguments = jax.device_put(self.arrays)
             values = (jax.jit(listed) if jit else listed)(*arguments)
-            values.reverse()
-            for quantity in order:  # so that each can go when it has been looked at
-                yield quantity, to_torch(quantity, wide(values.pop()))
+            for quantity, place in places.items():
+                yield quantity, to_torch(quantity, wide(values[place]))
 
     def elsewhere(self) -> Values:
         """Runs it in float64, in a process of its own, and yields its values.
@@ -65,37 +68,63 @@ class Program:
             RuntimeError: the other process failed.
         """
         with jax.enable_x64(True):
-            order, listed = self._listed()
+            places, listed = self._listed()
             program = export.export(jax.jit(listed), platforms=["cpu"])(*self.arrays)
-        for quantity, aval in zip(order, program.out_avals, strict=True):
-            if is_float(aval.dtype) and aval.dtype != np.float64:
-                error = TypeError(f"computes in {aval.dtype}, not float64")
+        for quantity, place in places.items():
+            dtype = program.out_avals[place].dtype
+            if is_float(dtype) and dtype != np.float64:
+                error = TypeError(f"computes in {dtype}, not float64")
                 raise ModuleError(path_of(quantity.name), error)
-        values = compute_elsewhere(program, self.arrays)
-        for quantity, value in zip(order, values, strict=True):
-            yield quantity, to_torch(quantity, value)
+        with computed_elsewhere(program, self.arrays) as value_at:
+            for quantity, place in places.items():
+                yield quantity, to_torch(quantity, value_at(place))
 
-    def _listed(self) -> tuple[list[Quantity], Callable[..., list[jax.Array]]]:
-        order: list[Quantity] = []
+    def _listed(self) -> tuple[dict[Quantity, int], Callable[..., list[jax.Array]]]:
+        """Returns the function with a list as result, and what is where in it.
+
+        jit would hand a dict back sorted by key. What is the same, as a block's output
+        and its last rectifier's, is there once.
+        """
+        places: dict[Quantity, int] = {}
 
         def listed(*arrays: jax.Array) -> list[jax.Array]:
             found = self.function(*arrays)
-            order[:] = found  # jit would hand a dict back sorted by key
-            return list(found.values())
+            distinct = {id(value): value for value in found.values()}
+            order = {of: place for place, of in enumerate(distinct)}
+            places.clear()
+            for quantity, value in found.items():
+                places[quantity] = order[id(value)]
+                self.dtypes[quantity] = value.dtype.name
+            return list(distinct.values())
 
-        return order, listed
+        return places, listed
 
 
-def compute_elsewhere(
+@contextmanager
+def computed_elsewhere(
     program: export.Exported,
-    arrays: Sequence[np.ndarray],
+    arrays: list[np.ndarray],
     series: Sequence[np.ndarray] = (),
-) -> Iterator[np.ndarray]:
-    """Calls a program in a process of its own, in x64 mode; see ``float64_worker``."""
+) -> Iterator[Callable[[int], np.ndarray]]:
+    """Calls a program in a process of its own, in x64 mode; see ``float64_worker``.
+
+    Args:
+        program: that the other process shall call.
+        arrays: its arguments. The list is empty afterwards: two processes need room.
+        series: more of them, for one call after the other.
+
+    Yields:
+        A function that reads one of the values it gave.
+
+    Raises:
+        RuntimeError: the other process failed.
+    """
     with tempfile.TemporaryDirectory(prefix="resnet-twins-") as folder:
         Path(folder, "program.bin").write_bytes(program.serialize())
         np.savez(Path(folder, "inputs.npz"), *arrays)
         np.savez(Path(folder, "series.npz"), *series)
+        arrays.clear()
+        memory.give_back()
         worker = subprocess.run(
             [sys.executable, float64_worker.__file__, folder],
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
@@ -104,16 +133,13 @@ def compute_elsewhere(
         )
         if worker.returncode != 0:
             raise RuntimeError(f"the float64 process failed:\n{worker.stderr}")
-        for index in range(len(program.out_avals)):
-            file = Path(folder, f"{index}.npy")
-            yield np.load(file, mmap_mode="r")
-            file.unlink()
+        yield lambda index: np.load(Path(folder, f"{index}.npy"), mmap_mode="r")
 
 
 def to_torch(quantity: Quantity, value: jax.Array | np.ndarray) -> np.ndarray:
     """Returns what a quantity has in torch's layout."""
     array = value if isinstance(value, np.ndarray) else jax.device_get(value)
-    if quantity.kind in ("parameter gradient", "statistic"):
+    if quantity.kind in ("parameter gradient", "statistic", "state"):
         return names.to_torch(quantity.name.rpartition(".")[2], array)
     return to_torch_layout(array)
 

@@ -15,7 +15,7 @@ from parity.objective import Objective
 from parity.pair import Pair
 from parity.spool import Spool
 from parity.taps import Branch, Calls, Quantity, Shape, path_of
-from parity.tolerances import growth_of_product, growth_of_sum
+from parity.tolerances import GROWTH_MOST, growth_of_product, growth_of_sum
 
 Values = MutableMapping[Quantity, np.ndarray]
 Visit = Callable[[Quantity, np.ndarray], None]
@@ -201,4 +201,6 @@ class Reference:
 
 def magnified(moved: Deviation | None) -> Growth:
     """Returns the growth of what a nudge moved by so much."""
-    return (1.0, 1.0) if moved is None else (moved.l2 / NUDGE, moved.max / NUDGE)
+    if moved is None:
+        return 1.0, 1.0
+    return min(moved.l2 / NUDGE, GROWTH_MOST), min(moved.max / NUDGE, GROWTH_MOST)

@@ -26,7 +26,7 @@ from parity.on_flax import (
     to_torch_layout,
     variables,
 )
-from parity.programs import Program, compute_elsewhere
+from parity.programs import Program, computed_elsewhere
 from parity.taps import (
     LOSS,
     OUTPUT,
@@ -37,7 +37,7 @@ from parity.taps import (
     Quantity,
     Shape,
 )
-from parity.watching import renewed, watch
+from parity.watching import changed, current, renewed, watch
 from resnet_spec import OptimizerConfig
 
 
@@ -81,9 +81,11 @@ def forward(
                     found[Quantity("output", tap)] = y
                 return y
 
+        before = current(copy, aliases=aliases)
         watch(copy, around, aliases=aliases)
         cast(Any, copy)(x)
-        return found
+        after = current(copy, aliases=aliases)
+        return found | changed(before, after)
 
     images = _images(images, arrays)
     return Program(function, [*arrays, images], images.dtype)
@@ -185,8 +187,11 @@ def train(
                     # The gradient by this zero is the one by the output.
                     return y + zeros[tap] if tap in zeros else y
 
+            before = current(copy, nnx.Param, aliases=aliases)
             watch(copy, around, aliases=aliases)
             loss = _loss(cast(Any, copy)(x), objective)
+            after = current(copy, nnx.Param, aliases=aliases)
+            found |= changed(before, after)
             return loss, (found, nnx.state(copy, nnx.Not(nnx.Param)))
 
         _, (outputs, _) = jax.eval_shape(differentiated, parameters, {})
@@ -275,11 +280,12 @@ def learn(
         carried = [jax.device_get(leaf) for leaf in leaves]
         first = [array[0] for array in series]
         program = export.export(jax.jit(step), platforms=["cpu"])(*carried, *first)
-    found = list(compute_elsewhere(program, carried, series))
+    with computed_elsewhere(program, carried, series) as value_at:
+        found = [np.array(value_at(index)) for index in range(len(program.out_avals))]
     with jax.enable_x64(True):
-        leaves = [jax.device_put(np.array(value)) for value in found[: len(carried)]]
+        leaves = jax.device_put(found[: len(leaves)])
     trained, _ = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
-    by_step = [np.array(value) for value in found[len(carried) :]]
+    by_step = found[len(leaves) :]
     return trained, [
         dict(zip(order, values, strict=True)) for values in zip(*by_step, strict=True)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from hashlib import sha256
 from typing import Any, cast
 
 import numpy as np
@@ -50,6 +51,7 @@ def forward(model: nn.Module, images: np.ndarray, visit: Visit) -> Calls:
         ModuleError: a module raised.
     """
     calls = Calls()
+    before = _prints(model)
 
     def around(it: Invocation) -> Any:
         with calls.enter(it.path) as tap:
@@ -57,11 +59,13 @@ def forward(model: nn.Module, images: np.ndarray, visit: Visit) -> Calls:
             visit(Quantity("input", tap), _value(it.x))
             y = it.result()
             if isinstance(y, Tensor):
+                calls.dtypes[tap] = str(y.dtype).removeprefix("torch.")
                 visit(Quantity("output", tap), _value(y))
             return y
 
     with _watched(model, around), torch.no_grad():
         model(_images(model, images))
+    _visit_changed(model, before, visit)
     return calls
 
 
@@ -87,6 +91,7 @@ def train(
         ModuleError: a module raised.
     """
     calls = Calls()
+    before = _prints(model)
 
     def around(it: Invocation) -> Any:
         with calls.enter(it.path) as tap:
@@ -96,6 +101,7 @@ def train(
             else:
                 y = it.result()
             if isinstance(y, Tensor):
+                calls.dtypes[tap] = str(y.dtype).removeprefix("torch.")
                 visit(Quantity("output", tap), _value(y))
                 if y.requires_grad:
                     quantity = Quantity("gradient", tap)
@@ -115,6 +121,7 @@ def train(
         visit(Quantity("parameter gradient", name), _value(gradient))
     for name, buffer in model.named_buffers():
         visit(Quantity("statistic", name), _value(buffer))
+    _visit_changed(model, before, visit)
     return calls
 
 
@@ -127,12 +134,14 @@ def experiment(model: nn.Module, setup: Experiment) -> dict[Quantity, np.ndarray
 
     Returns:
         Its output, what it hands on, and with gradients given those by its own input,
-        by what its callees gave, and by its own parameters; its statistics.
+        by what its callees gave, and by its own parameters; its statistics; whatever
+        else of its state it has changed.
 
     Raises:
         ModuleError: the module raised.
     """
     place_of = path_of(setup.tap)
+    prefix = f"{place_of}." if place_of else ""
     inside = model.get_submodule(place_of)
     device, dtype = place(model)
     training = setup.gradient is not None
@@ -151,7 +160,12 @@ def experiment(model: nn.Module, setup: Experiment) -> dict[Quantity, np.ndarray
             return it.result()
 
     x, given = leaf(setup.input), [leaf(callee.output) for callee in setup.calls]
-    before = [(buffer, buffer.clone()) for buffer in inside.buffers()]
+    own = {
+        prefix + name: tensor
+        for name, tensor in [*inside.named_parameters(), *inside.named_buffers()]
+        if setup.owns(prefix + name)
+    }
+    before = {name: tensor.detach().clone() for name, tensor in own.items()}
     with _watched(model, around), torch.set_grad_enabled(training):
         y = inside(x.clone())
     names = [callee.tap for callee in setup.calls]
@@ -163,12 +177,11 @@ def experiment(model: nn.Module, setup: Experiment) -> dict[Quantity, np.ndarray
         ends = [(y, setup.gradient)]
         ends += [(v, g) for i, v in handed.items() if (g := gradients[i]) is not None]
     if ends and all(end.shape == gradient.shape for end, gradient in ends):
-        prefix = f"{place_of}." if place_of else ""
         wanted = {Quantity("input gradient", setup.tap): x}
         wanted |= {Quantity("gradient", names[i]): given[i] for i in handed}
-        for name, parameter in inside.named_parameters():
-            if setup.owns(prefix + name):
-                wanted[Quantity("parameter gradient", prefix + name)] = parameter
+        for name, tensor in own.items():
+            if isinstance(tensor, nn.Parameter):
+                wanted[Quantity("parameter gradient", name)] = tensor
         ends = [(end, gradient) for end, gradient in ends if end.requires_grad]
         by = torch.autograd.grad(
             [end for end, _ in ends],
@@ -178,12 +191,15 @@ def experiment(model: nn.Module, setup: Experiment) -> dict[Quantity, np.ndarray
             materialize_grads=True,
         )
         found |= dict(zip(wanted, by, strict=True))
-        for name, buffer in inside.named_buffers():
-            if setup.owns(prefix + name):
-                found[Quantity("statistic", prefix + name)] = buffer
+    for name, tensor in own.items():
+        if training and not isinstance(tensor, nn.Parameter):
+            found[Quantity("statistic", name)] = tensor
+        elif not _same_bits(tensor, before[name]):
+            found[Quantity("state", name)] = tensor
     values = {quantity: _value(value).copy() for quantity, value in found.items()}
-    for buffer, value in before:  # the next experiment starts where this one did
-        buffer.copy_(value)
+    with torch.no_grad():  # the next experiment starts where this one did
+        for name, tensor in own.items():
+            tensor.copy_(before[name])
     return values
 
 
@@ -344,6 +360,31 @@ def _listening(cls: type[nn.Module]) -> type[nn.Module]:
     Listening.__name__ = cls.__name__
     Listening.__qualname__ = cls.__qualname__
     return Listening
+
+
+def _lasting(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yields what a run must not change: all but the statistics of training mode."""
+    yield from model.named_parameters()
+    if not model.training:
+        yield from model.named_buffers()
+
+
+def _prints(model: nn.Module) -> dict[str, bytes]:
+    return {
+        name: sha256(to_numpy(tensor).tobytes()).digest()
+        for name, tensor in _lasting(model)
+    }
+
+
+def _visit_changed(model: nn.Module, before: dict[str, bytes], visit: Visit) -> None:
+    after = _prints(model)
+    for name, tensor in _lasting(model):
+        if after[name] != before[name]:
+            visit(Quantity("state", name), _value(tensor))
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return to_numpy(a).tobytes() == to_numpy(b).tobytes()
 
 
 def _images(model: nn.Module, images: np.ndarray) -> Tensor:

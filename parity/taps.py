@@ -42,7 +42,8 @@ class Quantity(NamedTuple):
     Args:
         kind: ``"input"`` and ``"output"`` of a module's call; ``"gradient"`` of the
             loss by that output, ``"input gradient"`` by what this call was given;
-            ``"parameter gradient"``; ``"statistic"``, a buffer after the run;
+            ``"parameter gradient"``; ``"statistic"``, a buffer after training;
+            ``"state"``, an entry that the run has changed though nothing learns;
             ``"loss"``.
         name: of the tap, or of the entry of the state.
     """
@@ -75,11 +76,13 @@ class ModuleError(RuntimeError):
 class Calls:
     """The calls of one run: the path names the first, ``path@2`` the second.
 
-    ``callers`` has, for the name of each call, that of the call that it was made in.
+    ``callers`` has, for the name of each call, that of the call that it was made in;
+    ``dtypes`` what its output was computed in.
     """
 
     def __init__(self) -> None:
         self.callers: dict[str, str] = {}
+        self.dtypes: dict[str, str] = {}
         self._open: list[str] = []
         self._counts: Counter[str] = Counter()
 

@@ -17,6 +17,7 @@ FLOAT64 = {
     "input gradient": 1e-11,
     "parameter gradient": 1e-11,
     "statistic": 1e-11,
+    "state": 1e-11,
 }
 """Gate G1: float64 against float64, by kind of quantity."""
 
@@ -91,6 +92,13 @@ def growth_of_sum(terms: int) -> float:
     have one too: 384 equal terms gave 58 roundoffs, and gave torch one and a half.
     """
     return max(1.0, terms / SERIAL)
+
+
+GROWTH_MOST = 1e6
+"""Growth that is believed: a network that is random gives any, and may not excuse all.
+
+Small batches and small maps have been seen to reach some thousands.
+"""
 
 
 class Ceiling(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Any, cast
 import jax
 from flax import nnx
 
-from parity.on_flax import NO_ALIASES, Aliases, modules
-from parity.taps import Around, Invocation
+from parity.on_flax import NO_ALIASES, Aliases, modules, variables
+from parity.taps import Around, Invocation, Quantity
 
 
 def watch(
@@ -56,3 +56,29 @@ def renewed(state: nnx.State) -> nnx.State:
     nnx changes variables only at the level of tracing that they were made at.
     """
     return jax.tree.map(lambda value: value, state)
+
+
+def current(
+    model: nnx.Module,
+    of: type[nnx.Variable[Any]] = nnx.Variable,
+    path: str = "",
+    *,
+    aliases: Aliases = NO_ALIASES,
+) -> dict[str, jax.Array]:
+    """Returns what the variables of a kind hold now, by torch's names."""
+    return {
+        name: variable.get_value()
+        for name, _, variable in variables(model, path, aliases=aliases)
+        if isinstance(variable, of)
+    }
+
+
+def changed(
+    before: dict[str, jax.Array], after: dict[str, jax.Array]
+) -> dict[Quantity, jax.Array]:
+    """Returns the part of the state that a traced run has put something else into."""
+    return {
+        Quantity("state", name): value
+        for name, value in after.items()
+        if value is not before[name]
+    }
