@@ -12,6 +12,9 @@ from parity.taps import Shape
 NUDGE = float(np.finfo(np.float64).eps)
 """What :func:`nudged` moves a value by, relatively."""
 
+SAMPLE = 2**14
+"""Values from which quantiles are taken, at most about so many."""
+
 
 @dataclass(frozen=True)
 class Deviation:
@@ -20,6 +23,8 @@ class Deviation:
     Args:
         l2: 2-norm of the difference over the 2-norm of the reference.
         max: maximum norm of the difference over the maximum norm of the reference.
+        p50: median of the difference over the same norm; of large arrays from a sample.
+        p99: what 99 % of them do not exceed, likewise.
         worst: index of the largest difference, (n, c, h, w) for a map.
         value: what stands there.
         expected: what the reference has there.
@@ -28,6 +33,8 @@ class Deviation:
 
     l2: float
     max: float
+    p50: float
+    p99: float
     worst: Shape
     value: float
     expected: float
@@ -56,9 +63,14 @@ def deviation(
     error = np.abs(error)
     worst = np.unravel_index(int(error.argmax()), error.shape) if error.size else ()
     norms = reference if terms is None else terms
+    largest = np.abs(norms).max(initial=0.0)
+    sample = error.ravel()[:: error.size // SAMPLE + 1] if error.size else np.zeros(1)
+    p50, p99 = np.quantile(sample, (0.5, 0.99))
     return Deviation(
         l2=_ratio(np.linalg.norm(error.ravel()), np.linalg.norm(norms.ravel())),
-        max=_ratio(error.max(initial=0.0), np.abs(norms).max(initial=0.0)),
+        max=_ratio(error.max(initial=0.0), largest),
+        p50=_ratio(p50, largest),
+        p99=_ratio(p99, largest),
         worst=tuple(int(i) for i in worst),
         value=float(value[worst]) if error.size else 0.0,
         expected=float(reference[worst]) if error.size else 0.0,
@@ -66,9 +78,9 @@ def deviation(
     )
 
 
-def nudged(array: np.ndarray) -> np.ndarray:
+def nudged(array: np.ndarray, draw: int) -> np.ndarray:
     """Returns a float64 array with every value moved up or down by ``NUDGE``."""
-    up = np.random.default_rng(array.size).integers(0, 2, array.shape, bool)
+    up = np.random.default_rng((array.size, draw)).integers(0, 2, array.shape, bool)
     return np.where(up, 1 + NUDGE, 1 - NUDGE) * array
 
 

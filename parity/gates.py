@@ -147,8 +147,8 @@ def modules(
     rows = []
     isolated = phase.isolated
     for tap in phase.reference.shapes:
-        if (failure := isolated.raised.get(tap)) is not None:
-            rows.append(Row(tap, False, note=failure.what))
+        if (note := isolated.failed.get(tap)) is not None:
+            rows.append(Row(tap, False, note=note))
         if (alone := isolated.found.get(tap)) is None:
             continue
         found = {name: _counted(evidence, by) for name, by in alone.items()}
@@ -423,6 +423,8 @@ def _figures(found: Deviation) -> dict[str, Any]:
     return {
         "l2": found.l2,
         "max": found.max,
+        "p50": found.p50,
+        "p99": found.p99,
         "worst": list(found.worst),
         "value": found.value,
         "expected": found.expected,

@@ -10,8 +10,9 @@ import numpy as np
 from parity.compare import Deviation, nudged
 from parity.pair import Pair
 from parity.precision import Precision, float32_precision
-from parity.reference import Growth, Reference, Values, magnified
+from parity.reference import Growth, Reference, Values, grown
 from parity.taps import Callee, Experiment, ModuleError, Quantity
+from parity.tolerances import FLOAT64
 
 Deviations = Mapping[Quantity, Deviation | None]
 
@@ -32,7 +33,7 @@ class Isolation:
 
     Attributes:
         found: by tap, then by network: ``"torch"``, ``"flax"``, ``"flax in float64"``.
-        raised: by tap, where a network's module raised.
+        failed: by tap, why there is nothing to compare.
     """
 
     def __init__(
@@ -51,13 +52,13 @@ class Isolation:
         self._magnified: dict[Quantity, Growth] = {}
         self._inward: dict[str, np.ndarray] = {}  # gradients, by what calls are given
         self.found: dict[str, dict[str, Deviations]] = {}
-        self.raised: dict[str, ModuleError] = {}
+        self.failed: dict[str, str] = {}
         for tap in common:
             progress(tap)
             try:
                 self.found[tap] = self._try(tap)
             except ModuleError as failure:
-                self.raised[tap] = failure
+                self.failed[tap] = failure.what
         del self._laboratory, self._inward
 
     def growth(self, quantity: Quantity, tap: str) -> Growth:
@@ -76,11 +77,11 @@ class Isolation:
         setup = self._setup(tap)
         expected = self._expected(setup)
         found = self._networks(setup, expected)
-        moved = self._laboratory.torch(_nudged(setup), float64=True)
-        self._magnified |= {
-            quantity: magnified(found)
-            for quantity, found in self._deviations(moved, expected).items()
-        }
+        for draw in self._reference.draws:
+            moved = self._laboratory.torch(_nudged(setup, draw), float64=True)
+            for quantity, by in self._deviations(moved, expected).items():
+                growth = grown(by, self._magnified.get(quantity))
+                self._magnified[quantity] = growth
         if setup.gradient is None or self._reference.has_state(tap):
             return found
         tied = _with_ties(setup)
@@ -120,8 +121,20 @@ class Isolation:
             handed = [Quantity("input", callee.tap) for callee in setup.calls]
             return {quantity: values[quantity] for quantity in [output, *handed]}
         expected = self._laboratory.torch(setup, float64=True)
+        self._check_steady(setup.tap, expected)
         self._inward[setup.tap] = expected[Quantity("input gradient", setup.tap)]
         return expected
+
+    def _check_steady(self, tap: str, found: Values) -> None:
+        """Notes a torch module that gives something else than in the whole network.
+
+        One that is random, or remembers: whatever is measured of it says nothing.
+        """
+        output = Quantity("output", tap)
+        expected = self._reference.values[output]
+        by = self._reference.deviation(output, found[output], expected)
+        if by is None or (by.finite and by.l2 > FLOAT64["output"]):
+            self.failed[tap] = "does not compute the same twice in torch"
 
     def _networks(self, setup: Experiment, expected: Values) -> dict[str, Deviations]:
         with float32_precision(self._precision):
@@ -143,10 +156,10 @@ class Isolation:
         }
 
 
-def _nudged(setup: Experiment) -> Experiment:
+def _nudged(setup: Experiment, draw: int) -> Experiment:
     """The same with all that is given moved by float64's roundoff."""
-    calls = [Callee(c.tap, nudged(c.output), c.gradient) for c in setup.calls]
-    return Experiment(setup.tap, nudged(setup.input), setup.gradient, calls)
+    calls = [Callee(c.tap, nudged(c.output, draw), c.gradient) for c in setup.calls]
+    return Experiment(setup.tap, nudged(setup.input, draw), setup.gradient, calls)
 
 
 def _with_ties(setup: Experiment) -> Experiment:

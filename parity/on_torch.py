@@ -72,13 +72,13 @@ def duplicate(
     return twin.double() if float64 else twin
 
 
-def nudge(model: nn.Module, images: np.ndarray) -> np.ndarray:
+def nudge(model: nn.Module, images: np.ndarray, draw: int) -> np.ndarray:
     """Moves the state of a float64 model, and images, by about one roundoff."""
     with torch.no_grad():
         for tensor in [*model.parameters(), *model.buffers()]:
             if tensor.is_floating_point():
-                tensor.copy_(torch.from_numpy(nudged(to_numpy(tensor))))
-    return nudged(images)
+                tensor.copy_(torch.from_numpy(nudged(to_numpy(tensor), draw)))
+    return nudged(images, draw)
 
 
 def place(model: nn.Module) -> tuple[torch.device, torch.dtype]:

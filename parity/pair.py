@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from parity.compare import nudged
 from parity.objective import Objective
 from parity.taps import Batch, Branch, Calls, Experiment, Quantity, Shape
 from resnet_spec import OptimizerConfig
 
 Visit = Callable[[Quantity, np.ndarray], None]
 
+Learnt = tuple[Any, list[dict[Quantity, np.ndarray]]]
+"""A trained network, and what each step gave: the loss, and rectifiers' signs."""
 
 Mapped = Mapping[str, str] | Callable[[str], str] | None
 """Path in torch → path in JAX; see :func:`parity.compare_modules`."""
@@ -89,12 +92,12 @@ class Pair:
         visit: Visit,
         *,
         float64: bool = False,
-        nudged: bool = False,
+        nudge: int | None = None,
     ) -> Calls:
         """Runs the torch network in evaluation mode."""
         model = self._on_torch.duplicate(self._torch_model, float64=float64)
-        if nudged:
-            images = self._on_torch.nudge(model, images)
+        if nudge is not None:
+            images = self._on_torch.nudge(model, images, nudge)
         return self._runs_torch.forward(model, images, visit)
 
     def torch_training(
@@ -105,14 +108,14 @@ class Pair:
         *,
         branch: Branch | None = None,
         float64: bool = False,
-        nudged: bool = False,
+        nudge: int | None = None,
     ) -> Calls:
         """Runs the torch network in training mode, forwards and backwards."""
         model = self._on_torch.duplicate(
             self._torch_model, training=True, float64=float64
         )
-        if nudged:
-            images = self._on_torch.nudge(model, images)
+        if nudge is not None:
+            images = self._on_torch.nudge(model, images, nudge)
         return self._runs_torch.train(model, images, objective, visit, branch=branch)
 
     def flax_forward(self, images: np.ndarray, *, float64: bool = False) -> Any:
@@ -147,30 +150,45 @@ class Pair:
         *,
         label_smoothing: float,
         loss_scale: float,
-    ) -> dict[str, tuple[Any, list[dict[Quantity, np.ndarray]]]]:
+    ) -> dict[str, Learnt]:
         """Trains copies of both networks in float64.
 
         Returns:
             By framework the trained copy, and what each step gave.
         """
+        twin = self._on_flax.duplicate(self._flax_model, training=True, float64=True)
+        relus = [path for path, kind in self.kinks().items() if kind == "relu"]
+        scales: Any = {"label_smoothing": label_smoothing, "loss_scale": loss_scale}
+        return {
+            "torch": self.torch_learn(batches, config, **scales),
+            "flax": self._runs_flax.learn(
+                *(twin, batches, config),
+                relus=relus,
+                aliases=self._aliases,
+                **scales,
+            ),
+        }
+
+    def torch_learn(
+        self,
+        batches: Sequence[Batch],
+        config: OptimizerConfig,
+        *,
+        label_smoothing: float,
+        loss_scale: float,
+        nudge: int | None = None,
+    ) -> Learnt:
+        """Trains a copy of the torch network in float64; see :meth:`learn`."""
         model = self._on_torch.duplicate(self._torch_model, training=True, float64=True)
+        if nudge is not None:
+            self._on_torch.nudge(model, batches[0].images, nudge)
+            batches = [Batch(nudged(b.images, nudge), b.labels) for b in batches]
         steps = self._runs_torch.learn(
             *(model, batches, config),
             label_smoothing=label_smoothing,
             loss_scale=loss_scale,
         )
-        twin = self._on_flax.duplicate(self._flax_model, training=True, float64=True)
-        relus = [path for path, kind in self.kinks().items() if kind == "relu"]
-        return {
-            "torch": (model, steps),
-            "flax": self._runs_flax.learn(
-                *(twin, batches, config),
-                relus=relus,
-                label_smoothing=label_smoothing,
-                loss_scale=loss_scale,
-                aliases=self._aliases,
-            ),
-        }
+        return model, steps
 
     def with_models(self, torch_model: Any, flax_model: Any) -> Pair:
         """Returns a pair of others, of the same names."""

@@ -19,6 +19,9 @@ from parity.tolerances import GROWTH_MOST, growth_of_product, growth_of_sum
 
 Values = MutableMapping[Quantity, np.ndarray]
 Visit = Callable[[Quantity, np.ndarray], None]
+ENOUGH = 2**22
+"""Values of all taps together, from which one nudge tells the growth."""
+
 Growth = tuple[float, float]
 """How many times larger than a rounding an error has grown: of e, and of m."""
 
@@ -61,7 +64,7 @@ class Reference:
         """The shape of every tap."""
 
     def run(
-        self, visit: Visit, *, branch: Branch | None = None, nudged: bool = False
+        self, visit: Visit, *, branch: Branch | None = None, nudge: int | None = None
     ) -> Calls:
         """Runs it once more.
 
@@ -69,17 +72,18 @@ class Reference:
             visit: called with each quantity and its value, which is only good until
                 the call returns.
             branch: where kinks shall go another way than its own.
-            nudged: with state and images moved by float64's roundoff.
+            nudge: with state and images moved by float64's roundoff, up or down as
+                this draw says.
         """
         if self.objective is None:
             return self._pair.torch_forward(
-                self._images, visit, float64=True, nudged=nudged
+                self._images, visit, float64=True, nudge=nudge
             )
         return self._pair.torch_training(
             *(self._images, self.objective, visit),
             branch=branch,
             float64=True,
-            nudged=nudged,
+            nudge=nudge,
         )
 
     def input(self, tap: str) -> np.ndarray:
@@ -138,10 +142,17 @@ class Reference:
         def visit(quantity: Quantity, value: np.ndarray) -> None:
             if quantity.kind != "input" and quantity in self.values:
                 moved = self.deviation(quantity, value, self.values[quantity])
-                found[quantity] = magnified(moved)
+                found[quantity] = grown(moved, found.get(quantity))
 
-        self.run(visit, nudged=True)
+        for draw in self.draws:
+            self.run(visit, nudge=draw)
         return found
+
+    @property
+    def draws(self) -> range:
+        """How often to nudge: of few values one draw may happen to move nothing."""
+        values = sum(map(prod, self.shapes.values()))
+        return range(min(max(ENOUGH // values, 1), 8))
 
     def growth_of_one(self, quantity: Quantity, tap: str) -> float:
         """Does what :meth:`growth` does for one module: what its sums alone can add."""
@@ -189,18 +200,20 @@ class Reference:
             terms = np.abs(by_output)
             axes = tuple(axis for axis in range(terms.ndim) if axis != 1)
             if leaf == "weight":  # of a norm: each gradient times the normal value
-                shape = [-1 if axis == 1 else 1 for axis in range(terms.ndim)]
-                output = self.values[Quantity("output", path)]
-                bias = self._state.get(f"{path}.bias", np.zeros(by_output.shape[1]))
-                scale = self._state[name].astype(np.float64)
-                scale = np.where(scale == 0, 1, scale).reshape(shape)
-                terms *= np.abs((output - bias.reshape(shape)) / scale)
+                x = self.values[Quantity("input", path)]
+                deviation = x.std(axes, keepdims=True)
+                centred = np.abs(x - x.mean(axes, keepdims=True))
+                terms *= centred / np.where(deviation > 0, deviation, 1)
             found[quantity] = terms.sum(axes)
         return found
 
 
-def magnified(moved: Deviation | None) -> Growth:
-    """Returns the growth of what a nudge moved by so much."""
+def grown(moved: Deviation | None, before: Growth | None) -> Growth:
+    """Returns the growth of what a nudge moved by so much, or that of another draw."""
+    by_l2, by_max = before or (1.0, 1.0)
     if moved is None:
-        return 1.0, 1.0
-    return min(moved.l2 / NUDGE, GROWTH_MOST), min(moved.max / NUDGE, GROWTH_MOST)
+        return by_l2, by_max
+    return (
+        min(max(by_l2, moved.l2 / NUDGE), GROWTH_MOST),
+        min(max(by_max, moved.max / NUDGE), GROWTH_MOST),
+    )

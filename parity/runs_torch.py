@@ -181,7 +181,10 @@ def experiment(model: nn.Module, setup: Experiment) -> dict[Quantity, np.ndarray
         wanted |= {Quantity("gradient", names[i]): given[i] for i in handed}
         for name, tensor in own.items():
             if isinstance(tensor, nn.Parameter):
-                wanted[Quantity("parameter gradient", name)] = tensor
+                quantity = Quantity("parameter gradient", name)
+                found[quantity] = torch.zeros_like(tensor)
+                if tensor.requires_grad:
+                    wanted[quantity] = tensor
         ends = [(end, gradient) for end, gradient in ends if end.requires_grad]
         by = torch.autograd.grad(
             [end for end, _ in ends],

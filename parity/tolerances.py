@@ -28,7 +28,7 @@ def algebra_limit(kind: str, growth: float) -> float:
     Args:
         kind: see :class:`parity.taps.Quantity`.
         growth: how many times rounding errors have grown; see
-            :meth:`parity.evidence.Phase.growth`. In training mode batch norms over
+            :meth:`parity.reference.Reference.growth`. In training mode batch norms over
             few values magnify them so much in deep networks that no implementation in
             float64 meets the table; then it is sixteen roundings, grown.
     """
@@ -37,6 +37,19 @@ def algebra_limit(kind: str, growth: float) -> float:
 
 AFTER_STEPS = 1e-10
 """Gate G1 after twenty training steps: parameters, buffers, losses, logits."""
+
+AFTER_STEPS_NUDGED = 1e-9
+"""What a nudge of one roundoff may move an entry by and still be believed.
+
+A bias before a batch norm has no effect: its gradient is all rounding errors, which
+Adam divides by their own size. Then the limit is sixteen times what the nudge does.
+"""
+
+
+def steps_limit(moved: float) -> float:
+    """Returns the error that is granted after twenty steps, from what a nudge does."""
+    return max(AFTER_STEPS, 16 * min(moved, AFTER_STEPS_NUDGED))
+
 
 G1_FORWARD = FLOAT64["output"]
 
@@ -72,7 +85,7 @@ def arithmetic_floor(dtype: str, growth: float) -> float:
     Args:
         dtype: that is computed in.
         growth: how many times rounding errors have grown; see
-            :meth:`parity.evidence.Phase.growth`.
+            :meth:`parity.reference.Reference.growth`.
     """
     return 4 * UNIT_ROUNDOFF[dtype] * growth
 

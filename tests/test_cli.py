@@ -181,9 +181,15 @@ def test_debug_shows_the_traceback(tmp_path: Path):
 
 def test_interrupted_it_exits_with_130_and_leaves_nothing(tmp_path: Path, pth: Path):
     target = tmp_path / "out.pth"
+    # Where the tests run in the background, programs start deaf to the signal.
+    hearing = (
+        "import signal, sys; from resnet_cli.main import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler); main(sys.argv[1:])"
+    )
     codes = []
     for delay in (0.6, 0.8, 1.0, 1.4, 2.0):
-        arguments = [COMMAND, "convert", pth, target, "--force"]
+        command = [sys.executable, "-c", hearing]
+        arguments = [*command, "convert", pth, target, "--force"]
         with subprocess.Popen(arguments, stdout=-1, stderr=-1, text=True) as process:
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
