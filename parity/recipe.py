@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,51 @@ from parity.twins import ABSTRACT, Chosen, weights_for
 from resnet_spec import OptimizerConfig, ResNetConfig, describe, resolve
 
 COMPUTED_IN = ("float32", "bfloat16", "float16")
+
+
+class FieldError(ValueError):
+    """A field of a recipe that it cannot have; the message begins with its name."""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_count(value: object, least: int = 0) -> bool:
+    return isinstance(value, int) and not _is_flag(value) and value >= least
+
+
+def _is_size(value: object) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return False
+    return all(_is_count(side, 1) for side in value)
+
+
+_TEXT = (_is_text, "a text")
+_MAYBE_TEXT = (lambda value: value is None or _is_text(value), "a text or nothing")
+_FLAG = (_is_flag, "true or false")
+_COUNT = (_is_count, "an integer, 0 or more")
+_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "name": _TEXT,
+    "overrides": (lambda value: isinstance(value, dict), "settings by name"),
+    "weights": _TEXT,
+    "key": _MAYBE_TEXT,
+    "allow_nonfinite": _FLAG,
+    "image": _MAYBE_TEXT,
+    "size": (lambda v: v is None or _is_size(v), "two positive integers, or nothing"),
+    "batch": (lambda value: _is_count(value, 1), "a positive integer"),
+    "seed": _COUNT,
+    "dtype": (COMPUTED_IN.__contains__, f"one of {', '.join(COMPUTED_IN)}"),
+    "precision": (PRECISIONS.__contains__, f"one of {', '.join(PRECISIONS)}"),
+    "training": _FLAG,
+    "steps": _COUNT,
+    "optimizer": _MAYBE_TEXT,
+}
+"""What every field of a recipe may be, and that in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +91,8 @@ class Recipe:
         optimizer: of these steps, as JSON.
 
     Raises:
-        ValueError: a field has a value that it cannot have.
+        FieldError: a field has a value that it cannot have.
+        ValueError: there is no such network.
     """
 
     name: str
@@ -65,17 +111,21 @@ class Recipe:
     optimizer: str | None = None
 
     def __post_init__(self) -> None:
-        for field, allowed in (("dtype", COMPUTED_IN), ("precision", PRECISIONS)):
+        for field, (allows, allowed) in _FIELDS.items():
             value = getattr(self, field)
-            if value not in allowed:
-                raise ValueError(
-                    f"{field} is {value!r}; it must be one of {', '.join(allowed)}"
-                )
-        if self.steps or self.optimizer is not None:
-            optimizer_of(self.optimizer)  # so that a wrong one is refused at once
+            if not allows(value):
+                raise FieldError(f"{field} is {value!r}; it must be {allowed}")
+        if self.optimizer is not None and not self.steps:
+            raise FieldError(
+                f"optimizer is {self.optimizer!r}, but steps is 0: nothing is trained; "
+                "give a number of steps too, as --steps 20"
+            )
+        # So that what is wrong is refused at once.
+        optimizer_of(self.optimizer)
+        _ = self.config
         if self.size is not None:  # JSON has lists
             height, width = self.size
-            object.__setattr__(self, "size", (int(height), int(width)))
+            object.__setattr__(self, "size", (height, width))
 
     @classmethod
     def from_certificate(cls, recipe: Any) -> Recipe:
@@ -84,10 +134,20 @@ class Recipe:
         Raises:
             ValueError: it says something else.
         """
-        names = {field.name for field in fields(cls)}
-        if not isinstance(recipe, dict) or recipe.keys() != names:
-            raise ValueError("the certificate's recipe lacks or adds a field")
-        return cls(**recipe)
+        if not isinstance(recipe, dict):
+            raise ValueError("recipe is no object")
+        for name in _FIELDS:
+            if name not in recipe:
+                raise ValueError(f"recipe.{name} is missing")
+        for name in recipe:
+            if name not in _FIELDS:
+                raise ValueError(f"recipe.{name} is no field of a recipe")
+        try:
+            return cls(**recipe)
+        except FieldError as error:
+            raise ValueError(f"recipe.{error}") from error
+        except ValueError as error:
+            raise ValueError(f"recipe: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it for JSON."""
@@ -152,6 +212,9 @@ class Recipe:
             precision=self.precision,
             progress=progress,
         )
+        # As found: a half type loses what tells one file's weights from another's.
+        weights = {"source": chosen.sha256, **report.setting["weights"]}
+        report = replace(report, setting={**report.setting, "weights": weights})
         if not self.steps:
             return report
         learnt = compare_training(
@@ -174,12 +237,14 @@ USUAL = {
 }
 """Settings of an optimiser that is only named."""
 
+_EXAMPLE = '{"kind": "sgd", "schedule": {"learning_rate": 0.1}}'
+
 
 def optimizer_of(text: str | None) -> OptimizerConfig:
     """Returns an optimiser by its kind, or by the JSON of its settings.
 
     Raises:
-        ValueError: it is neither.
+        FieldError: it is neither.
     """
     kind = text or "sgd"
     if kind in USUAL:
@@ -189,11 +254,18 @@ def optimizer_of(text: str | None) -> OptimizerConfig:
             json.dumps({"kind": kind, "schedule": schedule, **settings})
         )
     if not kind.lstrip().startswith("{"):
-        raise ValueError(
-            f"no optimiser {kind!r}; name one of {', '.join(USUAL)}, or write its "
-            'settings as JSON, {"kind": "sgd", "schedule": {"learning_rate": 0.1}}'
+        raise FieldError(
+            f"optimizer: no optimiser {kind!r}; name one of {', '.join(USUAL)}, or "
+            f"write its settings as JSON, {_EXAMPLE}"
         )
-    return OptimizerConfig.from_json(kind)
+    try:
+        return OptimizerConfig.from_json(kind)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise FieldError(
+            f"optimizer is no JSON: {error}; write it as {_EXAMPLE}"
+        ) from error
+    except ValueError as error:
+        raise FieldError(f"optimizer: {error}") from error
 
 
 def photograph(path: Path, config: ResNetConfig, chosen: Chosen) -> np.ndarray:

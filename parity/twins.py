@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from parity.checkpoint import load, require_config
+from parity.digest import digest
 from parity.download import Progress, download
 from parity.errors import CheckpointError
 from parity.samples import random_state
@@ -81,12 +82,14 @@ class Chosen:
     Args:
         state: names to float32 arrays in torch's layouts.
         what: where they come from, in words.
+        sha256: of the values as they were found, before any cast.
         published: the table's row, if they are published ones.
         notes: what was accepted or changed on the way.
     """
 
     state: dict[str, np.ndarray]
     what: str
+    sha256: str
     published: PublishedWeights | None = None
     notes: tuple[str, ...] = ()
 
@@ -118,7 +121,8 @@ def weights_for(
     expected = entries_of(config)
     if weights == "random":
         what = f"random weights, seed {seed} (not trained: its classes mean nothing)"
-        return Chosen(random_state(expected, seed=seed), what)
+        state = random_state(expected, seed=seed)
+        return Chosen(state, what, digest(state))
     published = None
     path = Path(weights)
     if weights.startswith("IMAGENET") or weights == "DEFAULT":
@@ -142,4 +146,4 @@ def weights_for(
     ]
     if beyond:
         raise CheckpointError({"too large for float32": beyond}, path=path)
-    return Chosen(state, weights, published, tuple(notes))
+    return Chosen(state, weights, digest(loaded), published, tuple(notes))

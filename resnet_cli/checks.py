@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from parity import certificate as certificates
 from parity import selftest
 from parity.errors import OutputError
 from parity.page import write_html
-from parity.recipe import Recipe
+from parity.recipe import FieldError, Recipe
 from parity.report import Report
 from parity.writing import replacing
 from resnet_cli import tables
@@ -32,7 +35,10 @@ def check(
     for path in (html, certificate):
         if path is not None:
             _require_place(path)
-    recipe = Recipe(**asked)
+    try:
+        recipe = Recipe(**asked)
+    except FieldError as error:
+        raise ValueError(f"--{error}") from error
     what, report = _run(recipe)
     if as_json:
         print(certificates.to_certificate(report, recipe.to_dict()), end="")
@@ -55,19 +61,22 @@ def verify(path: Path, *, weights: str | None) -> bool:
     certified = certificates.read_certificate(path)
     try:
         recipe = Recipe.from_certificate(certified.get("recipe"))
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if weights is not None:  # they may lie elsewhere here
         recipe = recipe.with_weights(weights)
     what, report = _run(recipe)
     print(f"{what}\n\n{report.gate_table()}\n\n{report.verdict()}\n")
+    elsewhere = certificates.elsewhere(certified, report)
     found = certificates.differences(certified, report)
-    for line in found:
+    for line in (*elsewhere, *found):
         print(line)
     if found:
         print(f"NOT VERIFIED: {path} says otherwise in {len(found)} places")
+    elif elsewhere:
+        print(f"VERIFIED: {path} says the same, within what another machine may differ")
     else:
-        print(f"VERIFIED: {path} says the same")
+        print(f"VERIFIED: {path} says the same, to the last bit")
     return not found
 
 
@@ -89,7 +98,19 @@ def _run(recipe: Recipe) -> tuple[str, Report]:
 
 
 def _require_place(path: Path) -> None:
-    if not path.absolute().parent.is_dir():
-        raise OutputError(path, f"there is no folder {path.parent}", "Make it first")
-    if path.is_dir():
-        raise OutputError(path, "is a directory", "Name a file in it")
+    problem, advice = "", "Check the name, and the folder's permissions"
+    folder = Path(os.path.realpath(path)).parent
+    try:
+        if not folder.is_dir():
+            problem, advice = f"there is no folder {folder}", "Make it first"
+        elif path.is_dir():
+            problem, advice = "is a directory", "Name a file in it"
+        else:
+            with suppress(FileNotFoundError):
+                path.stat()  # its name may be too long
+            with TemporaryFile(dir=folder):  # os.access() tells less
+                pass
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error})"
+    if problem:
+        raise OutputError(path, problem, advice)

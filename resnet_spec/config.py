@@ -248,7 +248,7 @@ class ResNetConfig:
         """Channels of the 3x3 convolution in a block of a stage of this width."""
         return int(width * (self.width_per_group / 64.0)) * self.groups
 
-    def replace(self, **overrides: Any) -> ResNetConfig:
+    def replace(self, /, **overrides: Any) -> ResNetConfig:
         """Returns a copy with these fields changed, validated again.
 
         Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -28,6 +29,9 @@ _OF_RULE: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_A_SCHEDULE = 'a Schedule, in JSON as {"learning_rate": 0.1}'
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Settings:
     """What both configurations share: a kind, refusals in one sentence, and JSON."""
@@ -45,11 +49,28 @@ class _Settings:
         Raises:
             ValueError: the text is no JSON object of these settings' fields.
         """
-        try:
-            fields = json.loads(text)
-            return cls(**fields)
-        except TypeError as error:
-            raise ValueError(f"not a {cls.__name__}: {error}") from error
+        return cls._of(json.loads(text))
+
+    @classmethod
+    def _of(cls, settings: object) -> Self:
+        problem = ""
+        if isinstance(settings, Mapping):
+            fields = {field.name: field for field in dataclasses.fields(cls)}
+            unknown = [name for name in settings if name not in fields]
+            lacking = [
+                name
+                for name, field in fields.items()
+                if field.default is dataclasses.MISSING and name not in settings
+            ]
+            if unknown:
+                problem = f"no field {unknown[0]!r}; there are {', '.join(fields)}"
+            elif lacking:
+                problem = f"the field {lacking[0]!r} is missing"
+        else:
+            problem = f"{settings!r} is no object of fields"
+        if problem:
+            raise ValueError(f"not a {cls.__name__}: {problem}")
+        return cls(**settings)  # type: ignore[arg-type]
 
     def _check(self, field: str, ok: bool, allowed: str) -> None:
         if not ok:
@@ -187,8 +208,8 @@ class OptimizerConfig(_Settings):
 
     def __post_init__(self) -> None:
         if isinstance(self.schedule, Mapping):  # as JSON has it
-            object.__setattr__(self, "schedule", Schedule(**self.schedule))
-        self._check("schedule", isinstance(self.schedule, Schedule), "a Schedule")
+            object.__setattr__(self, "schedule", Schedule._of(self.schedule))
+        self._check("schedule", isinstance(self.schedule, Schedule), _A_SCHEDULE)
         if isinstance(self.betas, list):
             object.__setattr__(self, "betas", tuple(self.betas))
         self._check_kind(_OF_RULE)
@@ -218,4 +239,4 @@ class OptimizerConfig(_Settings):
 def _is_number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return 0 <= value < math.inf
+    return 0 <= value <= sys.float_info.max  # an integer may be larger

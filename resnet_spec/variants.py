@@ -113,7 +113,7 @@ def closest_name(config: ResNetConfig) -> str | None:
 _OUTER = ("num_classes", "in_channels", "include_top")
 
 
-def resolve(name_or_config: str | ResNetConfig, **overrides: Any) -> ResNetConfig:
+def resolve(name_or_config: str | ResNetConfig, /, **overrides: Any) -> ResNetConfig:
     """Returns a configuration from a name or a configuration, with fields overridden.
 
     Raises:

@@ -75,3 +75,64 @@ def test_check_of_another_networks_weights_is_refused(call: Called, tmp_path: Pa
     parity.save(path, random_torch("resnet50_v1"))
     line = call.error("check", "resnet50", "--weights", path)
     assert "belongs to resnet50_v1" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--steps", "-1"), "Invalid value for '--steps'"),
+        (("--steps", "2", "--optimizer", "{"), "--optimizer is no JSON: Expecting"),
+        (
+            ("--steps", "2", "--optimizer", '{"a":' * 50_000),
+            "--optimizer is no JSON: ",
+        ),
+        (("--steps", "2", "--optimizer", "{}"), "the field 'schedule' is missing"),
+        (
+            ("--steps", "2", "--optimizer", '{"schedule": 5}'),
+            "--optimizer: schedule is 5; it must be a Schedule, in JSON as {",
+        ),
+        (
+            ("--steps", "2", "--optimizer", '{"schedule": {}}'),
+            "the field 'learning_rate' is missing",
+        ),
+        (
+            ("--steps", "2", "--optimizer", '{"schedule": {"speed": 1}}'),
+            "no field 'speed'; there are kind, learning_rate",
+        ),
+        (
+            (
+                *("--steps", "2", "--optimizer"),
+                f'{{"schedule": {{"learning_rate": 1{"0" * 400}}}}}',
+            ),
+            "learning_rate is 1",
+        ),
+        (("--steps", "2", "--optimizer", "lion"), "name one of sgd, adam"),
+        (("--optimizer", "adam"), "give a number of steps too, as --steps 20"),
+        (("--dtype", "int8"), "--dtype is 'int8'; it must be one of float32"),
+        (("--set", "self=1"), "unknown setting 'self'"),
+        (("--set", "name_or_config=1"), "unknown setting 'name_or_config'"),
+    ],
+)
+def test_a_check_that_cannot_be_made_is_refused_with_the_way_out(
+    call: Called, arguments: tuple[str, ...], problem: str
+):
+    assert problem in call.error("check", "resnet18", *arguments)
+
+
+@pytest.mark.parametrize("option", ["--certificate", "--html"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_check(
+    option: str, call: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("resnet_cli.checks._run", lambda recipe: pytest.fail("ran"))
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "no" / "c.json")
+    for place, problem in (
+        ("/nowhere/x.json", "there is no folder /nowhere"),
+        ("/proc/x.json", "cannot be written"),  # not even by root
+        (tmp_path / ("x" * 300), "cannot be written (File name too long)"),
+        (link, f"there is no folder {tmp_path / 'no'}"),
+        (tmp_path, "is a directory"),
+    ):
+        line = call.error("check", "resnet18", option, place, code=3)
+        assert line.startswith(f"error: {place}: {problem}")
+    assert list(tmp_path.iterdir()) == [link]

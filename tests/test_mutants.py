@@ -314,6 +314,16 @@ def test_the_self_test_prints_what_killed_whom(
     ]
 
 
+def test_the_self_test_breaks_a_twin_as_often_as_the_readme_says():
+    fast = [m for m in (*MUTANTS, *EQUIVALENTS) if m.name in selftest.FAST]
+    assert len(fast) == len(selftest.FAST)
+    harmless = [*CONTROLS, *(mutant for mutant in fast if not mutant.gates)]
+    assert (len(fast) + len(CONTROLS) - len(harmless), len(harmless)) == (11, 3)
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text("utf-8")
+    assert "breaks a twin in eleven ways" in readme
+    assert "passes three pairs that are equal" in readme
+
+
 @pytest.mark.slow
 def test_the_self_test_passes(capsys: pytest.CaptureFixture[str]):
     out, code = _self_test(capsys, "--json")
