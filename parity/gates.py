@@ -149,6 +149,7 @@ def modules(
     for tap in phase.reference.shapes:
         if (note := isolated.failed.get(tap)) is not None:
             rows.append(Row(tap, False, note=note))
+            continue
         if (alone := isolated.found.get(tap)) is None:
             continue
         found = {name: _counted(evidence, by) for name, by in alone.items()}
@@ -366,8 +367,8 @@ def _in_one_dtype(row: Row, torch_run: Run, flax_run: Run) -> Row:
 def _each_symmetric(
     evidence: Evidence, isolated: Isolation, tap: str, found: Mapping[str, Deviations]
 ) -> Iterator[Row]:
-    for quantity, flax in found["flax"].items():
-        torch = found["torch"].get(quantity)
+    for quantity in {**found["flax"], **found["torch"]}:
+        flax, torch = (found[name].get(quantity) for name in ("flax", "torch"))
         if torch is None or flax is None:
             yield _not_handed(quantity, "torch" if torch is None else "Flax")
         else:

@@ -108,8 +108,11 @@ def train(
                     y.register_hook(lambda g: visit(quantity, _value(g)))
             return y
 
+    x = _images(model, images)
+    # So that frozen parameters, too, leave a gradient by every output.
+    x.requires_grad_(not all(p.requires_grad for p in model.parameters()))
     with _watched(model, around):
-        output = model(_images(model, images))
+        output = model(x)
     loss = _loss(output, objective)
     visit(LOSS, _value(loss.detach()))
     loss.backward()
