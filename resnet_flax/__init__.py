@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from resnet_flax.fuse import fuse
 from resnet_flax.layers import Layers
 from resnet_flax.resnet import ResNet
 from resnet_spec import ResNetConfig, resolve
 
-__all__ = ["ResNet", "create_model"]
+__all__ = ["ResNet", "create_model", "fuse"]
 
 
 def create_model(

@@ -38,7 +38,7 @@ def fuse(model: ResNet) -> ResNet:
             f"got a {type(model).__module__}.{type(model).__name__}; fuse takes a "
             "resnet_flax.ResNet"
         )
-    if isinstance(model.bn1, Identity):
+    if isinstance(getattr(model, "bn1", None), Identity):
         raise ValueError("the network is fused already; use it as it is")
     fused = nnx.clone(model)
     fused.eval()

@@ -17,6 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from resnet_flax.convolution import convolve
 from resnet_spec import ResNetConfig
 
 # torchvision's: N(0, 2/(k·k·out)), not truncated. he_normal is truncated, fan-in.
@@ -67,6 +68,7 @@ class Layers:
             use_bias=self.config.conv_bias,
             kernel_init=_kaiming_normal,
             bias_init=_uniform((in_channels // groups * prod(window)) ** -0.5),
+            conv_general_dilated=convolve,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             rngs=self.rngs,

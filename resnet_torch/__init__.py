@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from resnet_spec import ResNetConfig, resolve
+from resnet_torch.fuse import fuse
 from resnet_torch.layers import Layers
 from resnet_torch.resnet import ResNet
 
-__all__ = ["ResNet", "create_model"]
+__all__ = ["ResNet", "create_model", "fuse"]
 
 
 def create_model(

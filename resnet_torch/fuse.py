@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from resnet_torch.layers import Sequential
@@ -38,7 +37,7 @@ def fuse(model: ResNet) -> ResNet:
             f"got a {type(model).__module__}.{type(model).__name__}; fuse takes a "
             "resnet_torch.ResNet"
         )
-    if isinstance(model.bn1, nn.Identity):
+    if isinstance(getattr(model, "bn1", None), nn.Identity):
         raise ValueError("the network is fused already; use it as it is")
     fused = copy.deepcopy(model)
     fused.eval()
@@ -91,6 +90,6 @@ def _wide(tensor: Tensor | None) -> Tensor:
     return tensor.detach().cpu().double()
 
 
-def _rounded(tensor: Tensor, like: nn.Parameter) -> nn.Parameter:
+def _rounded(tensor: Tensor, like: Tensor) -> nn.Parameter:
     tensor = tensor.to(like.device, like.dtype)
     return nn.Parameter(tensor, requires_grad=like.requires_grad)
