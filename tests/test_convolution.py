@@ -49,7 +49,10 @@ def _cases(draw: st.DrawFn) -> tuple[tuple[Any, ...], dict[str, Any]]:
         padding = tuple((draw(sides), draw(sides)) for _ in window)
         padding = ((0, 0), (0, 0)) if groups == 1 and draw(st.booleans()) else padding
     # No smaller than the window, dilated.
-    size = [draw(st.integers((n - 1) * d + 1, 9)) for n, d in zip(window, dilation)]
+    size = [
+        draw(st.integers((n - 1) * d + 1, 9))
+        for n, d in zip(window, dilation, strict=True)
+    ]
     random = np.random.default_rng(draw(st.integers(0, 9)))
     x = random.standard_normal((draw(st.integers(1, 3)), *size, groups * width))
     kernel = random.standard_normal((*window, width, out))
