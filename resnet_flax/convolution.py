@@ -94,7 +94,9 @@ def _pointwise(
     rows, columns = strides
     if strides != (1, 1):
         x = x[:, ::rows, ::columns, :]
-    return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())), precision)
+    # As two matrices: over three axes, the gradient's sums would first transpose maps.
+    y = lax.dot(x.reshape(-1, x.shape[3]), kernel[0, 0], precision=precision)
+    return y.reshape(*x.shape[:3], -1)
 
 
 # Compiled as one where nothing else is: without jit, each part would be a call.

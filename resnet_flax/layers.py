@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from resnet_flax.convolution import convolve
+from resnet_flax.pooling import max_pool
 from resnet_spec import ResNetConfig
 
 # torchvision's: N(0, 2/(k·k·out)), not truncated. he_normal is truncated, fan-in.
@@ -276,9 +277,7 @@ class MaxPool2d(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j c"]:
         """Pools."""
-        window, strides, padding = self.kernel_size, self.strides, self.padding
-        # Its annotation says str, its docstring that pairs of integers are right too.
-        return nnx.max_pool(x, window, strides, padding)  # type: ignore[arg-type]
+        return max_pool(x, self.kernel_size, self.strides, self.padding)
 
 
 class AvgPool2d(nnx.Module):
