@@ -2,8 +2,8 @@
 
 jaxlib 0.10 hands convolutions to a library of kernels, YNNPACK, that is slower at those
 of a ResNet, above all outside of 1x1, than what XLA had before. Here the library keeps
-products and reductions only. Reductions must stay with it: XLA's own take twenty times
-as long over images, rows and columns, as batch normalisation sums.
+products and reductions only. Reductions must stay with it: XLA's own take ten to
+twenty-five times as long over images, rows and columns, as batch normalisation sums.
 
 For one function, at any time::
 
