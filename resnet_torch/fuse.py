@@ -24,7 +24,7 @@ def fuse(model: ResNet) -> ResNet:
     its ``config`` is that of the network that it was made from.
 
     ``parity.check(resnet_torch.fuse(a), resnet_flax.fuse(b), images,
-    gates=parity.FORWARD)`` proves two of them equal.
+    gates=tuple(parity.FORWARD))`` proves two of them equal.
 
     Args:
         model: a network of this package; it stays as it is.
