@@ -138,3 +138,13 @@ fails there. For resnet50 in evaluation mode, a growth of 7, float32's is 7e-6.
 def ceiling(dtype: str, growth: float) -> float:
     """Returns the error of gate G3 that even two equally bad twins must not have."""
     return CEILINGS[dtype].ceiling * growth
+
+
+def gradient_ceiling(dtype: str, growth: float) -> float:
+    """Returns the error that a whole gradient must not have, kinks and all.
+
+    Where a map is wrong by a share e of its size, about that share of its units is on
+    the other side of a rectifier's kink, and these carry the root of e of the
+    gradient's 2-norm. Gate G4 looks at each; this is for a run seen from outside.
+    """
+    return max(ceiling(dtype, growth), sqrt(ceiling(dtype, growth)))
