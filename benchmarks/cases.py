@@ -200,4 +200,15 @@ def growth(device: Device = "cpu") -> tuple[Case, ...]:
     )
 
 
-PROFILES = {"quick": quick, "full": full}
+def only_growth(device: Device = "cpu") -> Plan:
+    """How costs grow, and nothing else."""
+    return Plan(
+        name="growth",
+        cases=growth(device),
+        repeats=9,
+        seconds=20.0,
+        sizes=DEPTHS,
+    )
+
+
+PROFILES = {"quick": quick, "full": full, "growth": only_growth}

@@ -19,6 +19,7 @@ from benchmarks.cases import Case, Plan
 from benchmarks.modes import Mode, why_not
 from benchmarks.pool import Worker, WorkerError, apart
 from benchmarks.timing import rounds
+from benchmarks.worker import Job
 from resnet_spec import ResNetConfig
 
 Say = Callable[[str, float], None]
@@ -109,8 +110,6 @@ def _start(
         row.status = "skipped"
         row.reason = f"only {free / 2**30:.1f} GiB of memory are left"
         return None
-    from benchmarks.worker import Job
-
     return Worker(
         Job(
             mode=row.mode,
@@ -202,4 +201,4 @@ def _time(
         row = by_name[name]
         row.data["times"] = times[name]
         row.data["starts"] = [start for start, _ in worker.turns][plan.warm_up :]
-        row.data["memory"] = {"start": worker.at_start, "peak": worker.peak_memory()}
+        row.data["memory"] = worker.memory()

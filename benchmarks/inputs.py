@@ -131,7 +131,9 @@ def reference(
         if case.task == "inference":
             with torch.no_grad():
                 return {"logits": model(x).numpy()}
-        before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+        before = {
+            name: value.numpy().copy() for name, value in model.state_dict().items()
+        }
         optimizer = create_optimizer(model.train(), OPTIMIZER)
         y = torch.from_numpy(labels[: len(images)])
         losses = [train_step(model, optimizer, x, y).item() for _ in range(STEPS)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,9 @@ class Worker:
         self.turns.append((start, seconds))
         return seconds
 
-    def peak_memory(self) -> int:
-        """Returns the most memory that it has had, in bytes."""
-        return self._ask("memory")
+    def memory(self) -> dict[str, int]:
+        """Returns its memory in bytes: behind imports, at its peak, and while timed."""
+        return {"start": self.at_start, **self._ask("memory")}
 
     def close(self) -> None:
         """Ends the process."""
@@ -66,10 +67,8 @@ class Worker:
         self._process.close()
 
     def _ask(self, question: str, argument: Any = None) -> Any:
-        try:
+        with suppress(OSError):  # what it said before it ended is still to be read
             self._connection.send((question, argument))
-        except (BrokenPipeError, OSError):
-            pass  # what it said before it ended is still to be read
         return self._receive()[1]
 
     def _receive(self) -> tuple[str, Any]:

@@ -91,7 +91,7 @@ def require_place(path: Path) -> None:
 
 
 def _compact(results: Mapping[str, Any]) -> str:
-    """JSON with a line for each row: it is kept in the repository, and its diffs too."""
+    """JSON with a line for each row: it is kept in the repository."""
 
     def shorten(value: Any) -> Any:
         if isinstance(value, float):

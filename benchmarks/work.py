@@ -8,9 +8,7 @@ from benchmarks.cases import Task
 from resnet_spec import ResNetConfig
 
 
-def flops(
-    config: ResNetConfig, task: Task, batch: int, size: tuple[int, int]
-) -> int:
+def flops(config: ResNetConfig, task: Task, batch: int, size: tuple[int, int]) -> int:
     """Counts a repetition's operations in convolutions and linear layers.
 
     A multiply-add is two. Backwards each layer takes as many again for the gradient by

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -85,6 +85,7 @@ def serve(job: Job, connection: Connection) -> None:
 
 def _answer(job: Job, build: Callable[[Job], Runner], connection: Connection) -> None:
     runner: Runner | None = None
+    peak = 0
     while True:
         question, argument = connection.recv()
         if question == "build":
@@ -94,6 +95,8 @@ def _answer(job: Job, build: Callable[[Job], Runner], connection: Connection) ->
             path = job.folder / f"{job.mode.name}.npz"
             np.savez(path, allow_pickle=False, **runner.results())
             gc.collect()
+            peak = peak_memory()
+            _forget_peak()
             facts = runner.facts | {"flops": runner.flops, "settings": _settings()}
             answer: Any = (first, second, path, facts)
         elif question == "time":
@@ -102,7 +105,8 @@ def _answer(job: Job, build: Callable[[Job], Runner], connection: Connection) ->
                 runner.call()
             answer = _timed(runner.call)
         else:
-            answer = peak_memory()
+            running = peak_memory()
+            answer = {"peak": max(peak, running), "running": running}
         connection.send((question, answer))
 
 
@@ -127,6 +131,12 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _forget_peak() -> None:
+    """Lets the peak start anew, where the system can: what compiling took is past."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _environment(job: Job) -> dict[str, str]:

@@ -8,6 +8,7 @@ import torch
 from benchmarks.runners.products import SIDE, product_results
 from benchmarks.worker import Job, Runner
 
+
 def build(job: Job) -> Runner:
     """Makes a product of square matrices ready."""
     torch.set_num_threads(job.threads)
@@ -29,4 +30,3 @@ def build(job: Job) -> Runner:
         return product_results(*(t.double().cpu().numpy() for t in (a, b, out)))
 
     return Runner(call, results, flops=2 * side**3)
-
