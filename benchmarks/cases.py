@@ -194,7 +194,7 @@ def growth(device: Device = "cpu") -> tuple[Case, ...]:
             for network in DEPTHS
         ),
         *(
-            case("resnet18", "inference", 4, (side,) * 2, device=device, sweep="size")
+            case("resnet18", "inference", 4, (side, side), device=device, sweep="size")
             for side in (128, 160, 192, 224, 256, 320)
         ),
     )

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -246,12 +247,11 @@ def _compare(old: dict[str, Any], new: dict[str, Any], console: Console) -> None
 
 
 def _list(case: Case, chosen: Sequence[Mode]) -> Table:
-    table = Table(title=f"modes, for {case.key}", title_justify="left")
-    for head in ("mode", "what", "computes in", "cannot run here because"):
-        table.add_column(head)
+    heads = ("mode", "what", "computes in", "cannot run here because")
+    table = tables.make_table(f"modes, for {case.key}", heads, right=())
     for mode in chosen:
         reason = modes.why_not(mode, case) or ""
-        table.add_row(mode.name, mode.what, mode.arithmetic, reason)
+        table.add_row(mode.name, mode.what, mode.arithmetic, escape(reason))
     return table
 
 

@@ -35,7 +35,7 @@ class Mode:
         name: in tables, files and on the command line.
         what: it is, in words.
         kind: ours, another library's, or the machine's ceiling.
-        runner: module of ``benchmarks.runners`` that builds it.
+        runner: module that builds it, one of ``benchmarks.runners`` or by its path.
         options: that the runner reads.
         arithmetic: of its products.
         environment: variables of its process; XLA reads its flags once.

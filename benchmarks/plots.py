@@ -1,4 +1,4 @@
-"""Pictures of a run's JSON, all panels in one file; each needs its cases to be there."""
+"""Pictures of a run's JSON: a panel for whatever was timed, all in one file."""
 
 from __future__ import annotations
 

@@ -70,8 +70,10 @@ def read(path: Path) -> dict[str, Any]:
             raise ValueError(f"has format {found['format']}, not {FORMAT}")
         for case in found["cases"]:
             for row in case["rows"]:
-                row["mode"], row["status"]
-        found["environment"]["versions"]
+                if not {"mode", "status"} <= row.keys():
+                    raise ValueError("a row has no mode")
+        if "versions" not in found["environment"]:
+            raise ValueError("it names no versions")
         return found
     except OSError as error:
         raise ValueError(

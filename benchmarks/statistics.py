@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -52,7 +53,7 @@ def ratio(times: Sequence[float], others: Sequence[float]) -> Estimate:
     Both are from the same rounds, so that what slowed the machine hit both.
     """
     rounds = min(len(times), len(others))
-    return median(np.asarray(others)[:rounds] / np.asarray(times)[:rounds])
+    return median([b / a for a, b in zip(times[:rounds], others[:rounds], strict=True)])
 
 
 def change(old: Sequence[float], new: Sequence[float], *, seed: int = 0) -> Estimate:
@@ -72,7 +73,7 @@ def change(old: Sequence[float], new: Sequence[float], *, seed: int = 0) -> Esti
 
 def slope(x: Sequence[float], y: Sequence[float]) -> Estimate:
     """Returns b of y ~ x^b by least squares on logarithms; 1 is proportional."""
-    fit = stats.linregress(np.log(x), np.log(y))
+    fit: Any = stats.linregress(np.log(x), np.log(y))
     n = len(x)
     if n < 3:
         return Estimate(float(fit.slope), float(fit.slope), float(fit.slope))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import median
 
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.comparison import Change
@@ -33,12 +35,14 @@ def of_case(case: Record) -> Table:
     )
     work = f"{case['flops'] / 1e9:,.2f} GFLOP a batch"
     caption = f"{work}; matrix products, GFLOP/s: {ceilings or 'not measured'}"
-    table = _table(case["key"], HEADS, caption=caption)
+    table = make_table(case["key"], HEADS, caption=caption)
     for row, found in sorted(figures(case), key=lambda pair: pair[1].time.value):
         table.add_row(row["mode"], *_cells(found))
     for row in case["rows"]:
         if row["status"] in ("refused", "failed"):
-            table.add_row(row["mode"], f"[red]{row['status']}[/]: {row['reason']}")
+            table.add_row(
+                row["mode"], f"[red]{row['status']}[/]: {escape(row['reason'])}"
+            )
     return table
 
 
@@ -53,9 +57,9 @@ def skipped(results: Results) -> Table | None:
                     modes.append(row["mode"])
     if not reasons:
         return None
-    table = _table("skipped", ("modes", "because"), right=())
+    table = make_table("skipped", ("modes", "because"), right=())
     for reason, modes in reasons.items():
-        table.add_row(" ".join(modes), reason)
+        table.add_row(" ".join(modes), escape(reason))
     return table
 
 
@@ -68,7 +72,7 @@ def of_growth(growths: Sequence[Growth]) -> Table:
         *("along", "mode", "from", "to", "time at these", "time's slope"),
         *("memory's slope", "work's slope", ""),
     )
-    table = _table("growth: b of cost ~ x^b", heads)
+    table = make_table("growth: b of cost ~ x^b", heads)
     for it in growths:
         first, last = (f"{x:,.0f}" for x in (it.points[0], it.points[-1]))
         table.add_row(
@@ -90,7 +94,9 @@ def of_conversion(results: Results) -> Table | None:
         *("network", "MB", "convert, ms", "fsync", "validation", "the rest", "copy"),
         *("rest / copy", "memory / file"),
     )
-    table = _table("converting .pth to .safetensors, beside copying the file", heads)
+    table = make_table(
+        "converting .pth to .safetensors, beside copying the file", heads
+    )
     for row in rows:
         parts = [row[name] for name in ("times", "fsync", "validation")]
         rest = [t - f - v for t, f, v in zip(*parts, strict=True)]
@@ -107,7 +113,7 @@ def of_conversion(results: Results) -> Table | None:
 def of_changes(changes: Sequence[Change], *, every: bool = False) -> Table:
     """Returns a line for each row that changed, or for every one."""
     heads = ("case", "mode", "time, new / old", "99 %", "")
-    table = _table("against the other run", heads)
+    table = make_table("against the other run", heads)
     colours = {"slower": "red", "faster": "green", "same": "dim"}
     for it in changes:
         if it.verdict == "same" and not every:
@@ -185,14 +191,28 @@ def _slope(it: Estimate) -> str:
     return f"{it.value:.2f} ({it.low:.2f} … {it.high:.2f})"
 
 
-def _table(
+def make_table(
     title: str,
     heads: Sequence[str],
     *,
     caption: str | None = None,
     right: Sequence[int] | None = None,
 ) -> Table:
-    table = Table(title=title, caption=caption, title_justify="left")
+    """Returns an empty table: text in the first column, numbers in the others.
+
+    Args:
+        title: above it.
+        heads: of its columns.
+        caption: below it.
+        right: the columns that have numbers, if they are others.
+    """
+    table = Table(
+        title=title,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     for index, head in enumerate(heads):
         text = index == 0 if right is None else index not in right
         table.add_column(head, justify="left" if text else "right", overflow="fold")

@@ -69,7 +69,9 @@ def serve(job: Job, connection: Connection) -> None:
     os.environ.update(_environment(job))
     try:
         with ExitStack() as stack:
-            runners = import_module(f"benchmarks.runners.{job.mode.runner}")
+            runner = job.mode.runner
+            place = runner if "." in runner else f"benchmarks.runners.{runner}"
+            runners = import_module(place)
             tf32 = job.mode.arithmetic == "tf32"
             precision = "tf32" if tf32 else job.precision
             stack.enter_context(float32_precision(precision))

@@ -29,7 +29,7 @@ def build(job: Job) -> Runner:
 
 
 def _onnxruntime(model: Any, example: torch.Tensor, job: Job) -> Any:
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-not-found]  an extra
 
     path = job.folder / f"{job.mode.name}.onnx"
     torch.onnx.export(model, (example,), str(path), input_names=["x"], dynamo=True)
@@ -42,7 +42,7 @@ def _onnxruntime(model: Any, example: torch.Tensor, job: Job) -> Any:
 
 
 def _openvino(model: Any, example: torch.Tensor, job: Job) -> Any:
-    import openvino
+    import openvino  # type: ignore[import-not-found]  an extra
 
     converted = openvino.convert_model(model, example_input=example)
     converted.reshape(list(example.shape))

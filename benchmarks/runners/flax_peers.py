@@ -33,7 +33,7 @@ def build(job: Job) -> Runner:
 
 
 def _jax_resnet(depth: int, state: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
-    import jax_resnet
+    import jax_resnet  # type: ignore[import-not-found]  an extra
     import torch
 
     # Its own loader, made for torchvision's names.
@@ -43,7 +43,7 @@ def _jax_resnet(depth: int, state: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
 
 
 def _flaxmodels(depth: int, state: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
-    import flaxmodels
+    import flaxmodels  # type: ignore[import-not-found]  an extra
 
     make = getattr(flaxmodels, f"ResNet{depth}")
     model = make(output="logits", pretrained=None, normalize=False)

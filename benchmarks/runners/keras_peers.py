@@ -36,9 +36,8 @@ def build(job: Job) -> Runner:
         conv_bias=True, norm_eps=1.001e-5
     )
     state = random_state(entries(abstract_torch(config)), seed=case.seed)
-    model: Any = keras.applications.ResNet50(
-        weights=None, classifier_activation=None, input_shape=(*case.size, 3)
-    )
+    make: Any = keras.applications.ResNet50  # its annotations know no None
+    model = make(weights=None, classifier_activation=None, input_shape=(*case.size, 3))
     axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
     for layer in model.layers:
         for weight in layer.weights:
@@ -50,17 +49,15 @@ def build(job: Job) -> Runner:
     images, _ = inputs.read_batch(job.folder)
     x = keras.ops.convert_to_tensor(images.transpose(0, 2, 3, 1))
     last: list[Any] = []
-    if keras.backend.backend() == "jax":
-        run = _on_jax(model)
-    else:
-        run = _on_torch(model, job)
+    on_jax = keras.backend.backend() == "jax"
+    run = _on_jax(model) if on_jax else _on_torch(model, job)
 
     def call() -> None:
         last[:] = [run(x)]
 
     return Runner(
         call,
-        lambda: {"logits": keras.ops.convert_to_numpy(last[0])},
+        lambda: {"logits": np.asarray(keras.ops.convert_to_numpy(last[0]))},
         flops=flops(config, case.task, case.batch, case.size),
         facts={"own": config.to_json()},
     )

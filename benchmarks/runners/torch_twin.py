@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._inductor.config as inductor
 
 import resnet_torch
 from benchmarks import inputs
@@ -55,7 +56,7 @@ def _inference(job: Job, model: Any, x: torch.Tensor, cast: Any) -> Runner:
     run = model
     if "compiled" in job.mode.options:
         # Weights become constants of the program; only then are they laid out for it.
-        torch._inductor.config.freezing = True
+        inductor.freezing = True
         run = torch.compile(model)
     last: list[torch.Tensor] = []
 
@@ -73,7 +74,7 @@ def _training(
     before = inputs.read_weights(job.folder)
     model.train()
     optimizer = create_optimizer(model, inputs.OPTIMIZER)
-    run = torch.compile(model) if "compiled" in job.mode.options else model
+    run: Any = torch.compile(model) if "compiled" in job.mode.options else model
     losses: list[torch.Tensor] = []
 
     def call() -> None:
