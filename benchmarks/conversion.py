@@ -46,8 +46,7 @@ def measure(network: str, *, repeats: int) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="resnet-twins-bench-") as name:
         folder = Path(name)
-        apart(_write, network, folder / "source.pth")
-        found = apart(_convert, folder, repeats)
+        found = apart(_convert, network, folder, repeats)
         found["memory"] = apart(_memory, folder)
         return {"network": network, **found}
 
@@ -64,10 +63,11 @@ def _write(network: str, path: Path) -> None:
     torch.save(model.state_dict(), path)
 
 
-def _convert(folder: Path, repeats: int) -> dict[str, Any]:
+def _convert(network: str, folder: Path, repeats: int) -> dict[str, Any]:
     source, target, copied = (
         folder / name for name in ("source.pth", "target.safetensors", "copy.pth")
     )
+    _write(network, source)
     parts: dict[str, list[float]] = {name: [] for name in _ASIDE}
 
     def convert() -> float:

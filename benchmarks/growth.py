@@ -11,7 +11,7 @@ from benchmarks.statistics import Estimate, slope
 from benchmarks.summary import Record, Results, operations, sweeps
 
 TOLERATED = 0.1
-"""By which a slope may be above the work's: caches end somewhere."""
+"""By which a cost's slope over the work may be above 1: caches end somewhere."""
 
 _ALONG: dict[str, tuple[str, Callable[[Record], float]]] = {
     "batch": ("batch", lambda case: case["batch"]),
@@ -30,9 +30,10 @@ class Growth:
         points: values of it, in order.
         times: medians at these, in seconds.
         memory: what the process took beyond its imports, in bytes.
-        time_slope: of time.
+        time_slope: of time, along the points.
         memory_slope: of memory.
         work_slope: of the floating-point operations, or of the bytes.
+        by_work: of time and of memory over the work.
     """
 
     sweep: str
@@ -43,12 +44,12 @@ class Growth:
     time_slope: Estimate
     memory_slope: Estimate
     work_slope: float
+    by_work: tuple[Estimate, Estimate]
 
     @property
     def ok(self) -> bool:
         """Whether neither grows faster than the work, as far as can be told."""
-        limit = self.work_slope + TOLERATED
-        return all(s.low <= limit for s in (self.time_slope, self.memory_slope))
+        return all(it.low <= 1 + TOLERATED for it in self.by_work)
 
 
 def fit(results: Results) -> list[Growth]:
@@ -88,6 +89,7 @@ def _growth(sweep: str, mode: str, points: list[tuple[Any, ...]]) -> Growth:
         time_slope=slope(along, times),
         memory_slope=slope(along, memory),
         work_slope=slope(along, work).value,
+        by_work=(slope(work, times), slope(work, memory)),
     )
 
 

@@ -19,11 +19,6 @@ from benchmarks.cases import DEPTHS, TASKS, Case, Device, Task
 Arithmetic = Literal["float32", "tf32", "bfloat16"]
 """What products are computed in; see ``parity.precision`` for the first two."""
 
-FASTER_XLA = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
-"""XLA's own, slower or not yet default: products and convolutions by a library."""
-
-_FASTER: Mapping[str, str] = {"XLA_FLAGS": FASTER_XLA}
-
 Kind = Literal["twin", "peer", "ceiling"]
 
 
@@ -36,7 +31,7 @@ class Mode:
         what: it is, in words.
         kind: ours, another library's, or the machine's ceiling.
         runner: module that builds it, one of ``benchmarks.runners`` or by its path.
-        options: that the runner reads.
+        options: that the runner reads; with ``"fast"`` XLA gets its faster CPU settings.
         arithmetic: of its products.
         environment: variables of its process; XLA reads its flags once.
         needs: modules, or attributes of modules as ``"package:name"``.
@@ -97,7 +92,7 @@ def _flax(name: str, what: str, *options: str, **more) -> Mode:
     if "fused" in options:
         needs, more["tasks"] = (*_FLAX, "resnet_flax:fuse"), _FORWARD
     if "fast" in options:
-        more |= {"environment": _FASTER, "devices": _CPU}
+        more["devices"] = _CPU
     return Mode(
         name=f"flax-{name}",
         what=f"Flax twin, {what}",
@@ -170,13 +165,13 @@ MODES: tuple[Mode, ...] = (
     _peer("jax-resnet", "jax-resnet, jax.jit", "flax_peers", ("jax_resnet",),
           networks=DEPTHS),
     _peer("jax-resnet-fast", "jax-resnet, jax.jit, XLA's faster CPU settings",
-          "flax_peers", ("jax_resnet",), networks=DEPTHS,
-          environment=_FASTER, devices=_CPU),
+          "flax_peers", ("jax_resnet",), options=("fast",), networks=DEPTHS,
+          devices=_CPU),
     _peer("flaxmodels", "flaxmodels, jax.jit", "flax_peers", ("flaxmodels",),
           options=("flaxmodels",), networks=DEPTHS),
     _peer("flaxmodels-fast", "flaxmodels, jax.jit, XLA's faster CPU settings",
-          "flax_peers", ("flaxmodels",), options=("flaxmodels",), networks=DEPTHS,
-          environment=_FASTER, devices=_CPU),
+          "flax_peers", ("flaxmodels",), options=("flaxmodels", "fast"),
+          networks=DEPTHS, devices=_CPU),
     _peer("onnxruntime", "ONNX Runtime", "engine_peers",
           ("onnxruntime", "onnxscript", "torch"), devices=_CPU),
     _peer("openvino", "OpenVINO", "engine_peers", ("openvino", "torch"),
@@ -188,7 +183,7 @@ MODES: tuple[Mode, ...] = (
              "torch_product", _TORCH, arithmetic="tf32", devices=("cuda",)),
     _ceiling("product-xla", "matrix product in XLA", "flax_product", ("jax",)),
     _ceiling("product-xla-fast", "matrix product in XLA, its faster CPU settings",
-             "flax_product", ("jax",), environment=_FASTER, devices=_CPU),
+             "flax_product", ("jax",), options=frozenset({"fast"}), devices=_CPU),
 )
 # fmt: on
 

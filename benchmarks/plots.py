@@ -10,8 +10,11 @@ from typing import Any
 
 from benchmarks.summary import Record, Results, figures, single, sweeps
 
-_COLOURS = {"torch": "#d1495b", "flax": "#2e6f95"}
-_OTHERS = "0.6"
+_COLOURS = {
+    "torch": ("#d1495b", "#8c2f39", "#f0a6af"),
+    "flax": ("#2e6f95", "#6fb1d6", "#0b3954"),
+}
+_OTHERS = ("0.6", "0.4", "0.75")
 
 
 def draw(results: Results, path: str | os.PathLike[str]) -> None:
@@ -81,7 +84,7 @@ def _throughput(axes: Any, case: Record) -> None:
         axes.barh(
             place,
             it.rate,
-            color=_COLOURS.get(row["framework"], _OTHERS) if own else _OTHERS,
+            color=(_COLOURS[row["framework"]] if own else _OTHERS)[0],
             xerr=[[it.rate - batch / it.time.high], [batch / it.time.low - it.rate]],
             error_kw={"lw": 1, "capsize": 2},
             hatch="///" if row["arithmetic"] == "bfloat16" else None,
@@ -102,8 +105,10 @@ def _lines(
 ) -> None:
     """Draws a line for each mode, of a figure that comes from its median time."""
     cases = sorted(cases, key=x)
-    modes = dict.fromkeys(row["mode"] for case in cases for row in case["rows"])
-    for mode, marker in zip(modes, cycle("osD^vP*X"), strict=False):
+    modes = {row["mode"]: row for case in cases for row in case["rows"]}
+    colours = {name: cycle(tones) for name, tones in _COLOURS.items()}
+    others = cycle(_OTHERS)
+    for (mode, first), marker in zip(modes.items(), cycle("osD^vP*X"), strict=False):
         points = [
             (x(case), y(case, median(row["times"])))
             for case in cases
@@ -113,7 +118,16 @@ def _lines(
             and row["kind"] != "ceiling"
         ]
         if points:
-            axes.plot(*zip(*points, strict=True), marker=marker, ms=4, lw=1, label=mode)
+            own = first["kind"] == "twin"
+            colour = next(colours[first["framework"]] if own else others)
+            axes.plot(
+                *zip(*points, strict=True),
+                marker=marker,
+                ms=4,
+                lw=1,
+                label=mode,
+                color=colour,
+            )
     axes.set_xscale("log")
     ticks = sorted({x(case) for case in cases})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
@@ -124,7 +138,7 @@ def _lines(
 
 def _rate_by_batch(axes: Any, cases: Sequence[Record]) -> None:
     _lines(axes, cases, lambda case: case["batch"], lambda case, t: case["batch"] / t)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
     axes.set_xlabel("images in a batch")
     axes.set_ylabel("images a second")
     axes.set_title(f"throughput by batch, {_name(cases[0])}", fontsize=10)
@@ -132,7 +146,7 @@ def _rate_by_batch(axes: Any, cases: Sequence[Record]) -> None:
 
 def _latency_by_batch(axes: Any, cases: Sequence[Record]) -> None:
     _lines(axes, cases, lambda case: case["batch"], lambda case, t: t * 1000)
-    axes.set_yscale("log")
+    _log(axes)
     axes.set_xlabel("images in a batch")
     axes.set_ylabel("ms a batch")
     axes.set_title(f"latency by batch, {_name(cases[0])}", fontsize=10)
@@ -151,10 +165,19 @@ def _along_depth(axes: Any, cases: Sequence[Record]) -> None:
 
 def _along_size(axes: Any, cases: Sequence[Record]) -> None:
     _lines(axes, cases, lambda case: case["size"][0], lambda case, t: t * 1000)
-    axes.set_yscale("log")
+    _log(axes)
     axes.set_xlabel("side of the image, in pixels")
     axes.set_ylabel(f"ms a batch of {cases[0]['batch']}")
     axes.set_title(f"cost by resolution, {cases[0]['network']}", fontsize=10)
+
+
+def _log(axes: Any) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _name(case: Record) -> str:

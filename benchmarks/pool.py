@@ -58,7 +58,9 @@ class Worker:
         return {"start": self.at_start, **self._ask("memory")}
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, if it has not been ended."""
+        if self._connection.closed:
+            return
         self._connection.close()
         self._process.join(5)
         if self._process.is_alive():

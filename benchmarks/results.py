@@ -97,7 +97,7 @@ def _compact(results: Mapping[str, Any]) -> str:
 
     def shorten(value: Any) -> Any:
         if isinstance(value, float):
-            return float(f"{value:.7g}")
+            return float(f"{value:.10g}")
         if isinstance(value, Mapping):
             return {key: shorten(each) for key, each in value.items()}
         return [shorten(each) for each in value] if isinstance(value, list) else value

@@ -74,8 +74,8 @@ def change(old: Sequence[float], new: Sequence[float], *, seed: int = 0) -> Esti
 def slope(x: Sequence[float], y: Sequence[float]) -> Estimate:
     """Returns b of y ~ x^b by least squares on logarithms; 1 is proportional."""
     fit: Any = stats.linregress(np.log(x), np.log(y))
-    n = len(x)
-    if n < 3:
-        return Estimate(float(fit.slope), float(fit.slope), float(fit.slope))
-    around = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 2) * fit.stderr)
-    return Estimate(float(fit.slope), fit.slope - around, fit.slope + around)
+    # Of values that are all the same, it has no standard error.
+    error = float(np.nan_to_num(fit.stderr)) if len(x) > 2 else 0.0
+    around = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, max(1, len(x) - 2)))
+    middle = float(fit.slope)
+    return Estimate(middle, middle - around, middle + around)

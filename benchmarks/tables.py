@@ -70,7 +70,7 @@ def of_growth(growths: Sequence[Growth]) -> Table:
     """
     heads = (
         *("along", "mode", "from", "to", "time at these", "time's slope"),
-        *("memory's slope", "work's slope", ""),
+        *("memory's slope", "work's slope", "time over work", ""),
     )
     table = make_table("growth: b of cost ~ x^b", heads)
     for it in growths:
@@ -79,7 +79,7 @@ def of_growth(growths: Sequence[Growth]) -> Table:
             *(it.sweep, it.mode, first, last),
             f"{_ms(it.times[0])} … {_ms(it.times[-1])} ms",
             *(_slope(s) for s in (it.time_slope, it.memory_slope)),
-            f"{it.work_slope:.2f}",
+            *(f"{it.work_slope:.2f}", _slope(it.by_work[0])),
             "" if it.ok else "[red]faster than the work[/]",
         )
     return table

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 
 from benchmarks.cases import Task
 from resnet_spec import ResNetConfig
+
+
+@cache
+def _multiply_adds(config: ResNetConfig, size: tuple[int, int]) -> list[int]:
+    """Counts one image's, layer by layer."""
+    import parity
+    from parity.twins import ABSTRACT
+
+    framework = "torch" if find_spec("torch") is not None else "flax"
+    layers = parity.layers(ABSTRACT[framework](config), (config.in_channels, *size))
+    return [layer.multiply_adds for layer in layers if layer.multiply_adds]
 
 
 def flops(config: ResNetConfig, task: Task, batch: int, size: tuple[int, int]) -> int:
@@ -20,13 +32,7 @@ def flops(config: ResNetConfig, task: Task, batch: int, size: tuple[int, int]) -
         batch: images.
         size: their height and width.
     """
-    import parity
-    from parity.twins import ABSTRACT
-
-    framework = "torch" if find_spec("torch") is not None else "flax"
-    shape = (config.in_channels, *size)
-    layers = parity.layers(ABSTRACT[framework](config), shape)
-    counts = [layer.multiply_adds for layer in layers if layer.multiply_adds]
+    counts = _multiply_adds(config, size)
     forward = 2 * batch * sum(counts)
     if task == "inference":
         return forward

@@ -68,6 +68,8 @@ def serve(job: Job, connection: Connection) -> None:
     _silence()
     os.environ.update(_environment(job))
     try:
+        if "fast" in job.mode.options:
+            os.environ["XLA_FLAGS"] = _faster_xla()
         with ExitStack() as stack:
             runner = job.mode.runner
             place = runner if "." in runner else f"benchmarks.runners.{runner}"
@@ -133,6 +135,15 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _faster_xla() -> str:
+    """Returns XLA's flag for a faster CPU, before JAX starts and reads it."""
+    try:
+        xla = import_module("resnet_flax.xla")
+        return f"--{xla.OPTION}={xla.VALUE}"
+    except ModuleNotFoundError:
+        return "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
 
 
 def _forget_peak() -> None:
