@@ -178,7 +178,7 @@ def full(device: Device = "cpu") -> Plan:
         case("resnext50_32x4d", "inference", 4),
         *growth(),
     )
-    return Plan(name="full", cases=cases, repeats=15, seconds=75.0, sizes=DEPTHS)
+    return Plan(name="full", cases=cases, repeats=15, seconds=40.0, sizes=DEPTHS)
 
 
 def growth(device: Device = "cpu") -> tuple[Case, ...]:

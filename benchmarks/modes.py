@@ -31,7 +31,7 @@ class Mode:
         what: it is, in words.
         kind: ours, another library's, or the machine's ceiling.
         runner: module that builds it, one of ``benchmarks.runners`` or by its path.
-        options: that the runner reads; with ``"fast"`` XLA gets its faster CPU settings.
+        options: that the runner reads; with ``"fast"`` XLA gets faster CPU settings.
         arithmetic: of its products.
         environment: variables of its process; XLA reads its flags once.
         needs: modules, or attributes of modules as ``"package:name"``.
@@ -151,7 +151,7 @@ MODES: tuple[Mode, ...] = (
     _peer("torchvision-compiled-bf16",
           "torchvision, autocast to bfloat16, torch.compile, channels_last",
           "torch_peers", ("torchvision",), options=("channels_last", "compiled"),
-          arithmetic="bfloat16", tasks=TASKS, networks=_TORCHVISION),
+          arithmetic="bfloat16", tasks=TASKS, networks=_TORCHVISION, devices=("cuda",)),
     _peer("torchvision-compiled-tf32",
           "torchvision, TF32, torch.compile, channels_last",
           "torch_peers", ("torchvision",), options=("channels_last", "compiled"),

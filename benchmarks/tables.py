@@ -69,7 +69,7 @@ def of_growth(growths: Sequence[Growth]) -> Table:
     The work's slope is that of the floating-point operations, or of a file's bytes.
     """
     heads = (
-        *("along", "mode", "from", "to", "time at these", "time's slope"),
+        *("along", "mode", "from", "to", "ms at these", "MiB", "time's slope"),
         *("memory's slope", "work's slope", "time over work", ""),
     )
     table = make_table("growth: b of cost ~ x^b", heads)
@@ -77,7 +77,8 @@ def of_growth(growths: Sequence[Growth]) -> Table:
         first, last = (f"{x:,.0f}" for x in (it.points[0], it.points[-1]))
         table.add_row(
             *(it.sweep, it.mode, first, last),
-            f"{_ms(it.times[0])} … {_ms(it.times[-1])} ms",
+            f"{_ms(it.times[0])} … {_ms(it.times[-1])}",
+            f"{it.memory[0] / 2**20:,.0f} … {it.memory[-1] / 2**20:,.0f}",
             *(_slope(s) for s in (it.time_slope, it.memory_slope)),
             *(f"{it.work_slope:.2f}", _slope(it.by_work[0])),
             "" if it.ok else "[red]faster than the work[/]",
