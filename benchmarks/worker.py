@@ -74,9 +74,11 @@ def serve(job: Job, connection: Connection) -> None:
             runner = job.mode.runner
             place = runner if "." in runner else f"benchmarks.runners.{runner}"
             runners = import_module(place)
-            tf32 = job.mode.arithmetic == "tf32"
-            precision = "tf32" if tf32 else job.precision
-            stack.enter_context(float32_precision(precision))
+            # On a CPU, and for bfloat16, whatever the frameworks' users have.
+            if job.case.device != "cpu" and job.mode.arithmetic != "bfloat16":
+                tf32 = job.mode.arithmetic == "tf32"
+                precision = "tf32" if tf32 else job.precision
+                stack.enter_context(float32_precision(precision))
             connection.send(("ready", peak_memory()))
             _answer(job, runners.build, connection)
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
