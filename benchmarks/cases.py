@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import resnet_spec
@@ -17,6 +17,22 @@ Device = Literal["cpu", "cuda"]
 DEVICES: tuple[Device, ...] = get_args(Device)
 
 DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+# Without what takes long to compile, or is nearly another mode again.
+_BRIEF: Mapping[Task, tuple[str, ...]] = {
+    "inference": (
+        *("torch-eager", "torch-channels-last", "torch-fused", "torch-bf16"),
+        *("flax-jit", "flax-fused", "flax-fast", "flax-fused-fast"),
+        *("torchvision-channels-last", "jax-resnet", "jax-resnet-fast"),
+        *("onnxruntime", "openvino"),
+        *("product-torch", "product-torch-bf16", "product-xla"),
+    ),
+    "training": (
+        *("torch-channels-last", "flax-jit", "flax-fast"),
+        *("torchvision-channels-last", "product-torch"),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +87,7 @@ class Plan:
         warm_up: repetitions before these; five, since the first after a compile are
             slow.
         seconds: measured repetitions of a case stop after so long, but not below seven.
-        compilers: whether modes that take long to compile are part of it.
+        only: names of the modes that are part of it, by task; by default all.
         sizes: networks whose files are converted.
         precision: how accelerators multiply float32 in modes that do not say.
     """
@@ -81,7 +97,7 @@ class Plan:
     repeats: int
     warm_up: int = 5
     seconds: float = 60.0
-    compilers: bool = True
+    only: Mapping[Task, tuple[str, ...]] = field(default_factory=dict)
     sizes: tuple[str, ...] = ()
     precision: Precision = "strict"
 
@@ -157,8 +173,8 @@ def quick(device: Device = "cpu") -> Plan:
         name="quick",
         cases=cases,
         repeats=11,
-        seconds=8.0,
-        compilers=device == "cuda",
+        seconds=6.0,
+        only={} if device == "cuda" else _BRIEF,
         sizes=("resnet18",),
     )
 

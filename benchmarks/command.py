@@ -106,6 +106,8 @@ def bench(
     else:
         chosen = choose_modes(mode or [], dtype or [])
         plan = _plan(profile, device, precision, repeats)
+        if mode:
+            plan = replace(plan, only={})
         if network is not None:
             plan = replace(plan, **_grid(network, task, batch, size, device))
         elif task or batch or size:
@@ -234,7 +236,7 @@ def _grid(
     found = cases.grid(networks, tasks or ["inference"], batches or [1], pixels, device)
     if not found:
         raise ValueError("--batch is 1; training needs at least 2 images")
-    return {"name": "chosen", "cases": found, "compilers": True, "sizes": ()}
+    return {"name": "chosen", "cases": found, "only": {}, "sizes": ()}
 
 
 def _compare(old: dict[str, Any], new: dict[str, Any], console: Console) -> None:

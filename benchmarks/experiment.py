@@ -78,16 +78,24 @@ def run_case(
         facts = json.loads((folder / inputs.FACTS).read_text())
         workers: dict[str, Worker] = {}
         asked = [row for row in rows if row.status == "timed"]
-        for done, row in enumerate(asked):
-            say(f"{row.mode.name}: building and checking", 0.6 * done / len(asked))
-            worker = _start(row, case, folder, threads, plan)
-            if worker is None:
-                continue
-            stack.callback(worker.close)
-            if _enters(row, worker, case, folder, facts["growth"]):
+        say("starting the modes' processes", 0.1)
+        for row in asked:
+            # All at once: importing uses one core, and nothing is measured yet.
+            if worker := _start(row, case, folder, threads, plan):
+                stack.callback(worker.close)
                 workers[row.mode.name] = worker
-            else:
-                worker.close()
+        for row in asked:
+            if row.mode.name in workers and not _is_ready(row, workers[row.mode.name]):
+                workers.pop(row.mode.name).close()
+        for done, row in enumerate(asked):
+            if row.mode.name not in workers:
+                continue
+            say(
+                f"{row.mode.name}: building and checking", 0.1 + 0.5 * done / len(asked)
+            )
+            worker = workers[row.mode.name]
+            if not _enters(row, worker, case, folder, facts["growth"]):
+                workers.pop(row.mode.name).close()
         _time(rows, workers, plan, say)
     return {**case.to_dict(), **facts, "rows": [row.to_dict() for row in rows]}
 
@@ -95,20 +103,15 @@ def run_case(
 def _row(mode: Mode, case: Case, plan: Plan) -> Row:
     if reason := why_not(mode, case):
         return Row(mode, "skipped", reason)
-    if mode.compiles and not plan.compilers:
-        reason = "its compiling takes long; it is in the full profile"
-        return Row(mode, "skipped", reason)
+    if mode.name not in plan.only.get(case.task, (mode.name,)):
+        return Row(mode, "skipped", "it is in the full profile; --mode names it")
     return Row(mode)
 
 
 def _start(
     row: Row, case: Case, folder: Path, threads: int, plan: Plan
 ) -> Worker | None:
-    free = psutil.virtual_memory().available
-    weights = (folder / inputs.WEIGHTS).stat().st_size
-    if free < SPARE + 4 * weights:
-        row.status = "skipped"
-        row.reason = f"only {free / 2**30:.1f} GiB of memory are left"
+    if _memory_is_short(row, folder):
         return None
     return Worker(
         Job(
@@ -121,10 +124,29 @@ def _start(
     )
 
 
-def _enters(row: Row, worker: Worker, case: Case, folder: Path, growth: float) -> bool:
-    """Builds a mode and lets the gate judge it; says whether it may be timed."""
+def _memory_is_short(row: Row, folder: Path) -> bool:
+    free = psutil.virtual_memory().available
+    if free > SPARE + 4 * (folder / inputs.WEIGHTS).stat().st_size:
+        return False
+    row.status = "skipped"
+    row.reason = f"only {free / 2**30:.1f} GiB of memory are left"
+    return True
+
+
+def _is_ready(row: Row, worker: Worker) -> bool:
     try:
         worker.ready()
+    except WorkerError as error:
+        row.status, row.reason = "failed", str(error)
+        return False
+    return True
+
+
+def _enters(row: Row, worker: Worker, case: Case, folder: Path, growth: float) -> bool:
+    """Builds a mode and lets the gate judge it; says whether it may be timed."""
+    if _memory_is_short(row, folder):
+        return False
+    try:
         (first, second), path, facts = worker.build()
         with np.load(path) as file:
             found = dict(file)

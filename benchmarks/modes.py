@@ -39,7 +39,6 @@ class Mode:
         devices: that it is for.
         networks: that a peer has, if not all; see :func:`why_not`.
         sweeps: whether it is timed where costs are to be seen growing.
-        compiles: whether it takes long to compile.
     """
 
     name: str
@@ -54,7 +53,6 @@ class Mode:
     devices: tuple[Device, ...] = ("cpu", "cuda")
     networks: tuple[str, ...] = ()
     sweeps: bool = False
-    compiles: bool = False
 
     @property
     def framework(self) -> str:
@@ -82,7 +80,6 @@ def _torch(name: str, what: str, *options: str, **more) -> Mode:
         runner="torch_twin",
         options=frozenset(options),
         needs=needs,
-        compiles="compiled" in options,
         **more,
     )
 
@@ -106,7 +103,6 @@ def _flax(name: str, what: str, *options: str, **more) -> Mode:
 def _peer(name: str, what: str, runner: str, needs: tuple[str, ...], **more) -> Mode:
     more.setdefault("tasks", _FORWARD)
     more["options"] = frozenset(more.pop("options", ()))
-    more["compiles"] = "compiled" in more["options"]
     return Mode(name=name, what=what, kind="peer", runner=runner, needs=needs, **more)
 
 

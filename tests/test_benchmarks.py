@@ -36,7 +36,7 @@ from benchmarks import (
     results,
 )
 from benchmarks import statistics as numbers
-from benchmarks.cases import TASKS, Case, Plan, case
+from benchmarks.cases import TASKS, Case, Plan, case, quick
 from benchmarks.modes import MODES, NAMES, Mode, why_not
 from benchmarks.pool import Worker, WorkerError
 from benchmarks.summary import ceilings_of, figures
@@ -112,7 +112,7 @@ def verdict(mode: Mode, task: Any, folder: Path) -> gate.Verdict:
         return gate.judge(runner.results(), reference, mode.arithmetic, growth)
 
 
-TWINS = [m for m in MODES if m.kind == "twin" and not m.compiles]
+TWINS = [m for m in MODES if m.kind == "twin" and "compiled" not in m.options]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -418,6 +418,11 @@ def test_accelerator_modes_skip_without_a_device(task: Any):
     for name in names:
         assert why_not(NAMES[name], compiled) == "torch sees no CUDA device"
     assert why_not(NAMES["flax-tf32"], compiled) == "JAX sees no CUDA device"
+
+
+def test_the_quick_profile_names_modes_that_exist():
+    for names in quick().only.values():
+        assert set(names) <= set(NAMES)
 
 
 def test_names_of_modes_are_unique_and_fast_ones_bring_their_flags():
