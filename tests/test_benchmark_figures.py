@@ -117,9 +117,6 @@ def test_a_run_without_times_cannot_be_drawn(tmp_path: Path):
         plots.draw(found, tmp_path / "none.png")
 
 
-# The command ----------------------------------------------------------------------
-
-
 def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as stopped:
         command.main(arguments)

@@ -214,9 +214,6 @@ def test_a_run_goes_through_json_unharmed(ran: Any, tmp_path: Path):
     assert results.read(written(ran, tmp_path / "again.json")) == ran
 
 
-# What can run where ---------------------------------------------------------------
-
-
 def test_what_cannot_run_here_has_its_reason(monkeypatch: pytest.MonkeyPatch):
     fifty = case("resnet50")
     peers = {"jax_resnet", "flaxmodels", "onnxruntime", "openvino"}
