@@ -188,7 +188,8 @@ def _judge(
         config = ResNetConfig.from_json(facts["own"])
         apart(_own_reference, case, config, folder, weights, results)
     with np.load(folder / results) as file:
-        return gate.judge(found, dict(file), mode.arithmetic, growth)
+        layers = inputs.depth(case.spec)
+        return gate.judge(found, dict(file), mode.arithmetic, growth, layers)
 
 
 def _own_reference(

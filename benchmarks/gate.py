@@ -41,6 +41,7 @@ def judge(
     reference: Mapping[str, np.ndarray],
     arithmetic: str,
     growth: float,
+    layers: int,
 ) -> Verdict:
     """Compares a mode's results with the float64 reference's.
 
@@ -49,11 +50,13 @@ def judge(
         reference: by name; the mode must have each, in the same shape.
         arithmetic: what the mode computes in.
         growth: of rounding errors in this network.
+        layers: that it has, about.
     """
     verdicts = []
     for name, expected in reference.items():
-        limit_of = gradient_ceiling if name == "step" else ceiling
-        limit = limit_of(arithmetic, growth)
+        limit = ceiling(arithmetic, growth)
+        if name == "step":
+            limit = gradient_ceiling(arithmetic, growth, layers)
         value = found.get(name)
         if value is None or value.shape != expected.shape:
             return Verdict(float("inf"), limit, f"{name} of another shape")

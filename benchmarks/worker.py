@@ -51,7 +51,7 @@ class Runner:
 
     Args:
         call: one repetition; it returns when its work is done.
-        results: what the last call gave, or in training what two calls have changed:
+        results: what the last call gave, or in training what the calls have changed:
             by name, what the gate compares.
         flops: of one call, where it is not the network's work.
         facts: what else is to be known, as JSON has it.
@@ -97,9 +97,9 @@ def _answer(job: Job, build: Callable[[Job], Runner], connection: Connection) ->
         if question == "build":
             runner = build(job)
             first = _timed(runner.call)
-            second = _timed(runner.call)
             path = job.folder / f"{job.mode.name}.npz"
             np.savez(path, allow_pickle=False, **runner.results())
+            second = _timed(runner.call)
             gc.collect()
             peak = peak_memory()
             _forget_peak()

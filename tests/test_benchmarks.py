@@ -98,7 +98,9 @@ def verdict(mode: Mode, task: Any, folder: Path) -> gate.Verdict:
         torch.set_num_threads(threads)
     growth = json.loads((folder / inputs.FACTS).read_text())["growth"]
     with np.load(folder / inputs.REFERENCE) as reference:
-        return gate.judge(runner.results(), reference, mode.arithmetic, growth)
+        return gate.judge(
+            runner.results(), reference, mode.arithmetic, growth, inputs.depth(TINY)
+        )
 
 
 # The fast ones differ in their process's environment, not in their program.
