@@ -10,10 +10,19 @@ WORKERS ?= 2
 
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all test-mutants test-alarms lint types clean
+.PHONY: demo bench bench-report test test-all test-mutants test-alarms lint types clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.demo
+
+# Every mode of both twins; ARGS=--help shows what can be chosen. Other libraries take
+# part if they are there: $(VENV)/bin/pip install -e '.[bench-peers]'.
+bench: $(INSTALLED)
+	$(VENV)/bin/python -m benchmarks $(ARGS)
+
+# The README's table and picture, from docs/bench.json.
+bench-report: $(INSTALLED)
+	$(VENV)/bin/python -m benchmarks.readme
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+LEAST = 7
+"""Repetitions that a median and its interval need."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,46 @@ def interleaved(
         warm_up: calls of each after the first one, not measured.
     """
     first = {name: _seconds(function) for name, function in functions.items()}
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for repeat in range(warm_up + repeats):
-        for name, function in functions.items():
-            seconds = _seconds(function)
-            if repeat >= warm_up:
-                times[name].append(seconds)
+    timers = {
+        name: lambda function=function: _seconds(function)
+        for name, function in functions.items()
+    }
+    times = rounds(timers, repeats=repeats, warm_up=warm_up)
     return {name: Timing(first[name], tuple(times[name])) for name in functions}
+
+
+def rounds(
+    timers: Mapping[str, Callable[[], float]],
+    *,
+    repeats: int,
+    warm_up: int,
+    seconds: float = math.inf,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, list[float]]:
+    """Lets each take its turn, round after round; returns what they measured.
+
+    Args:
+        timers: by name; each does one repetition and returns its seconds.
+        repeats: rounds that count.
+        warm_up: rounds before them.
+        seconds: no new round is begun when those that count have taken so long, if
+            there were at least ``LEAST``.
+        progress: told after every round how many there have been.
+    """
+    times: dict[str, list[float]] = {name: [] for name in timers}
+    start = time.perf_counter()
+    for done in range(warm_up + repeats):
+        if done == warm_up:
+            start = time.perf_counter()
+        enough = done - warm_up >= min(LEAST, repeats)
+        if enough and time.perf_counter() - start > seconds:
+            break
+        for name, timer in timers.items():
+            measured = timer()
+            if done >= warm_up:
+                times[name].append(measured)
+        progress(done + 1)
+    return times
 
 
 def _seconds(function: Callable[[], object]) -> float:

@@ -31,7 +31,9 @@ def abstract_torch(config: ResNetConfig, *, param_dtype: str = "float32") -> Any
         return model.to(getattr(torch, param_dtype))
 
 
-def abstract_flax(config: ResNetConfig, *, param_dtype: str = "float32") -> Any:
+def abstract_flax(
+    config: ResNetConfig, *, dtype: str | None = None, param_dtype: str = "float32"
+) -> Any:
     """Returns the Flax twin without arrays; loading a state gives it data."""
     import jax
     from flax import nnx
@@ -42,7 +44,9 @@ def abstract_flax(config: ResNetConfig, *, param_dtype: str = "float32") -> Any:
         # One key for all: nothing is drawn, and nnx.Rngs, traced, takes time that grows
         # with the square of the draws (85 s for cifar_resnet1202).
         rngs: Any = SimpleNamespace(params=lambda: jax.random.key(0))
-        return resnet_flax.create_model(config, rngs=rngs, param_dtype=param_dtype)
+        return resnet_flax.create_model(
+            config, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+        )
 
     model = nnx.eval_shape(create)
     model.eval()

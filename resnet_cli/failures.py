@@ -2,7 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
 BAD_INPUT, BAD_OUTPUT, BUG, INTERRUPTED = 2, 3, 70, 130
+
+
+def run(app: typer.Typer, name: str, arguments: Sequence[str]) -> None:
+    """Runs a command; exits with its code, or with one line about what went wrong.
+
+    Args:
+        app: the command.
+        name: that it is called by.
+        arguments: behind the name; ``--debug`` anywhere shows tracebacks.
+    """
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = app(arguments, prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        if type(error).__module__ == "builtins" and isinstance(error, OSError):
+            # What is still in standard output's buffer would fail again at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(exit_code(error))
 
 
 def one_line(error: Exception) -> str:

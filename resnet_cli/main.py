@@ -6,9 +6,7 @@ No framework is imported before a command that needs it runs: ``--help`` is inst
 from __future__ import annotations
 
 import json
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
@@ -16,7 +14,7 @@ from typing import Annotated, Optional
 import typer
 
 import resnet_spec
-from resnet_cli.failures import INTERRUPTED, exit_code, one_line
+from resnet_cli.failures import run
 from resnet_cli.options import (
     AllowNonfinite,
     Backend,
@@ -308,6 +306,27 @@ def predict(
     )
 
 
+@app.command(
+    add_help_option=False,  # its options, and their help, are the benchmarks' own
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def bench(context: typer.Context) -> None:
+    """Time both twins in every mode, and other libraries; in a checkout only."""
+    root = Path(__file__).parent.parent
+    if not (root / "benchmarks" / "command.py").is_file():
+        raise ValueError(
+            "bench needs a checkout of the repository, and this is an installed "
+            "package. Clone it and run `python -m benchmarks` there"
+        )
+    sys.path.insert(0, str(root))
+    from benchmarks.command import app as benchmarks
+
+    code = benchmarks(
+        context.args, prog_name="resnet-twins bench", standalone_mode=False
+    )
+    raise typer.Exit(code or 0)
+
+
 def _config(name: str, settings: Sequence[str]) -> resnet_spec.ResNetConfig:
     return resnet_spec.resolve(name, **read_overrides(settings))
 
@@ -315,20 +334,4 @@ def _config(name: str, settings: Sequence[str]) -> resnet_spec.ResNetConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; exits with 1 (check failed), 2 (bad input) or 3 (output)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
-    try:
-        arguments = arguments or ["--help"]
-        code = app(arguments, prog_name="resnet-twins", standalone_mode=False)
-        sys.stdout.flush()
-        sys.exit(code)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        if type(error).__module__ == "builtins" and isinstance(error, OSError):
-            # What is still in standard output's buffer would fail again at the end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(exit_code(error))
+    run(app, "resnet-twins", arguments or ["--help"])

@@ -1,0 +1,230 @@
+"""What is timed: a network, a task, a batch and a size of image; and sets of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import resnet_spec
+from parity.precision import Precision
+from resnet_spec import ResNetConfig
+
+Task = Literal["inference", "training"]
+TASKS: tuple[Task, ...] = get_args(Task)
+
+Device = Literal["cpu", "cuda"]
+DEVICES: tuple[Device, ...] = get_args(Device)
+
+DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+# Without what takes long to compile, or is nearly another mode again.
+_BRIEF: Mapping[Task, tuple[str, ...]] = {
+    "inference": (
+        *("torch-eager", "torch-channels-last", "torch-fused", "torch-bf16"),
+        *("flax-jit", "flax-fused", "flax-fast", "flax-fused-fast"),
+        *("torchvision-channels-last", "jax-resnet", "jax-resnet-fast"),
+        *("onnxruntime", "openvino"),
+        *("product-torch", "product-torch-bf16", "product-xla"),
+    ),
+    "training": (
+        *("torch-channels-last", "flax-jit", "flax-fast"),
+        *("torchvision-channels-last", "product-torch"),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One network on one kind of batch; all modes are timed on it in turn.
+
+    Args:
+        network: its name.
+        config: its configuration as JSON, so that a case is plain data.
+        task: ``"inference"``, or ``"training"``: forward, backward and SGD's step.
+        batch: images in a batch.
+        size: height and width.
+        device: where all modes compute.
+        sweep: what it is a point of, if it is there to see the cost grow.
+        seed: of weights, images and labels.
+    """
+
+    network: str
+    config: str
+    task: Task
+    batch: int
+    size: tuple[int, int]
+    device: Device = "cpu"
+    sweep: str = ""
+    seed: int = 0
+
+    @property
+    def spec(self) -> ResNetConfig:
+        """The network's configuration."""
+        return ResNetConfig.from_json(self.config)
+
+    @property
+    def key(self) -> str:
+        """Its name in tables and files."""
+        height, width = self.size
+        words = [self.network, self.task, f"batch {self.batch}", f"{height}x{width}"]
+        return " ".join([*words, *([self.device] if self.device != "cpu" else [])])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns it as JSON has it."""
+        return asdict(self) | {"size": list(self.size), "key": self.key}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One run of the benchmarks.
+
+    Args:
+        name: the profile's.
+        cases: what is timed, in order.
+        repeats: measured repetitions of each mode.
+        warm_up: repetitions before these; five, since the first after a compile are
+            slow.
+        seconds: measured repetitions of a case stop after so long, but not below seven.
+        only: names of the modes that are part of it, by task; by default all.
+        sizes: networks whose files are converted.
+        precision: how accelerators multiply float32 in modes that do not say.
+    """
+
+    name: str
+    cases: tuple[Case, ...]
+    repeats: int
+    warm_up: int = 5
+    seconds: float = 60.0
+    only: Mapping[Task, tuple[str, ...]] = field(default_factory=dict)
+    sizes: tuple[str, ...] = ()
+    precision: Precision = "strict"
+
+
+def case(
+    network: str,
+    task: Task = "inference",
+    batch: int = 1,
+    size: tuple[int, int] | None = None,
+    *,
+    device: Device = "cpu",
+    sweep: str = "",
+    config: ResNetConfig | None = None,
+) -> Case:
+    """Makes a case, checked.
+
+    Args:
+        network: a name from ``resnet_spec.list_models()``, or any, with ``config``.
+        task: what is timed.
+        batch: images in a batch.
+        size: height and width; by default the network's own.
+        device: where.
+        sweep: what it is a point of.
+        config: of a network without a name.
+
+    Raises:
+        ValueError: there is no such network, or the images do not fit it.
+    """
+    config = config or resnet_spec.get_config(network)
+    size = size or config.natural_size
+    config.check_size(*size)
+    if batch < 1 or (task == "training" and batch < 2):
+        least = "2, for the batch's statistics" if task == "training" else "1"
+        raise ValueError(f"batch is {batch}; it must be at least {least}")
+    return Case(
+        network=network,
+        config=config.to_json(),
+        task=task,
+        batch=batch,
+        size=size,
+        device=device,
+        sweep=sweep,
+    )
+
+
+def grid(
+    networks: Sequence[str],
+    tasks: Sequence[Task],
+    batches: Sequence[int],
+    size: tuple[int, int] | None,
+    device: Device,
+) -> tuple[Case, ...]:
+    """Returns networks × tasks × batches; training starts at two images."""
+    return tuple(
+        case(network, task, batch, size, device=device)
+        for network in networks
+        for task in tasks
+        for batch in batches
+        if task == "inference" or batch > 1
+    )
+
+
+def quick(device: Device = "cpu") -> Plan:
+    """The default: under two minutes on two cores."""
+    if device == "cuda":
+        cases = grid(("resnet50",), TASKS, (64,), None, device)
+    else:
+        cases = (
+            case("resnet50", "inference", 1),
+            case("resnet18", "training", 4),
+        )
+    return Plan(
+        name="quick",
+        cases=cases,
+        repeats=11,
+        seconds=6.0,
+        only={} if device == "cuda" else _BRIEF,
+        sizes=("resnet18",),
+    )
+
+
+def full(device: Device = "cpu") -> Plan:
+    """Every mode and peer, and how costs grow: under thirty minutes on two cores."""
+    if device == "cuda":
+        return Plan(
+            name="full",
+            cases=grid(("resnet50",), TASKS, (64, 128, 256, 512), None, device),
+            repeats=25,
+        )
+    cases = (
+        case("resnet50", "inference", 1),
+        case("resnet50", "inference", 8),
+        case("resnet50", "training", 8),
+        case("resnext50_32x4d", "inference", 4),
+        *growth(),
+    )
+    return Plan(name="full", cases=cases, repeats=15, seconds=40.0, sizes=DEPTHS)
+
+
+def growth(device: Device = "cpu") -> tuple[Case, ...]:
+    """Cases that differ in one thing: batch 1 to 32, depth, resolution 128 to 320."""
+    square = (224, 224)
+    return (
+        *(
+            case("resnet18", "inference", batch, square, device=device, sweep="batch")
+            for batch in (1, 2, 4, 8, 16, 32)
+        ),
+        *(
+            case(network, "inference", 1, square, device=device, sweep="depth")
+            for network in DEPTHS
+        ),
+        *(
+            case("resnet18", "inference", 4, (side, side), device=device, sweep="size")
+            for side in (128, 160, 192, 224, 256, 320)
+        ),
+    )
+
+
+def only_growth(device: Device = "cpu") -> Plan:
+    """How costs grow, and nothing else."""
+    return Plan(
+        name="growth",
+        cases=growth(device),
+        repeats=9,
+        seconds=20.0,
+        sizes=DEPTHS,
+    )
+
+
+PROFILES = {"quick": quick, "full": full, "growth": only_growth}

@@ -1,0 +1,81 @@
+"""What changed from one run to another, beyond the noise of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.statistics import Estimate, change
+from benchmarks.summary import Results
+
+MARGIN = 0.03
+"""Part of a time below which a change is none, however sure."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row in two runs.
+
+    Args:
+        case: its key.
+        mode: its name.
+        time: the new median over the old one, with its interval of 99 %.
+        verdict: ``"slower"``, ``"faster"`` or ``"same"``; or what it is now.
+    """
+
+    case: str
+    mode: str
+    time: Estimate | None
+    verdict: str
+
+
+def compare(old: Results, new: Results) -> list[Change]:
+    """Compares the rows that either run has timed, in the new one's order."""
+    before, after = _rows(old), _rows(new)
+    found = []
+    for key in [*after, *(key for key in before if key not in after)]:
+        first, second = before.get(key), after.get(key)
+        if first is None or second is None:
+            row = first or second
+            if row is not None and row["status"] == "timed":
+                found.append(Change(*key, None, "gone" if second is None else "new"))
+        elif first["status"] == second["status"] == "timed":
+            time = change(first["times"], second["times"])
+            found.append(Change(*key, time, verdict(time)))
+        elif "timed" in (first["status"], second["status"]):
+            text = f"{first['status']} before, {second['status']} now"
+            found.append(Change(*key, None, text))
+    return found
+
+
+def verdict(time: Estimate) -> str:
+    """Says whether a time has changed: its whole interval lies beyond the margin."""
+    if time.low > 1 + MARGIN:
+        return "slower"
+    if time.high < 1 / (1 + MARGIN):
+        return "faster"
+    return "same"
+
+
+def other_settings(old: Results, new: Results) -> list[str]:
+    """Names settings in which the runs differ, whose times are then no wonder."""
+    pairs = [(run["environment"], run["environment"]["versions"]) for run in (old, new)]
+    keys = ("device", "threads", "precision", "commit", "python", "platform")
+    found = [
+        f"{key}: {pairs[0][0].get(key)} before, {pairs[1][0].get(key)} now"
+        for key in keys
+        if pairs[0][0].get(key) != pairs[1][0].get(key)
+    ]
+    for package in sorted(pairs[0][1].keys() | pairs[1][1].keys()):
+        first, second = (versions.get(package) for _, versions in pairs)
+        if first != second:
+            found.append(f"{package}: {first} before, {second} now")
+    return found
+
+
+def _rows(results: Results) -> dict[tuple[str, str], dict[str, Any]]:
+    return {
+        (case["key"], row["mode"]): row
+        for case in results["cases"]
+        for row in case["rows"]
+    }

@@ -1,0 +1,227 @@
+"""One case, all modes: prepared, judged, and timed in turn."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from benchmarks import gate, inputs
+from benchmarks.cases import Case, Plan
+from benchmarks.modes import Mode, why_not
+from benchmarks.pool import Worker, WorkerError, apart
+from benchmarks.timing import rounds
+from benchmarks.worker import Job
+from resnet_spec import ResNetConfig
+
+Say = Callable[[str, float], None]
+"""Told what is being done, and which part of the case is done."""
+
+SHORT = 0.1
+"""Seconds below which a mode's turn begins with a repetition that is not timed."""
+
+SPARE = 2**30
+"""Bytes of memory that must stay free on the machine."""
+
+
+@dataclass
+class Row:
+    """What became of one mode.
+
+    Args:
+        mode: which.
+        status: ``"timed"``, or why not: ``"refused"`` by the gate, ``"failed"`` by an
+            error of its own, ``"skipped"`` because it cannot run here.
+        reason: of what is not timed.
+        data: what is known of it, as JSON has it.
+    """
+
+    mode: Mode
+    status: str = "timed"
+    reason: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns it as JSON has it."""
+        mode = self.mode
+        return {
+            "mode": mode.name,
+            "what": mode.what,
+            "kind": mode.kind,
+            "framework": mode.framework,
+            "arithmetic": mode.arithmetic,
+            "environment": dict(mode.environment),
+            "status": self.status,
+            "reason": self.reason,
+            **self.data,
+        }
+
+
+def run_case(
+    case: Case, modes: Sequence[Mode], plan: Plan, *, threads: int, say: Say
+) -> dict[str, Any]:
+    """Runs every mode of a case and returns what was found, as JSON has it."""
+    rows = [_row(mode, case, plan) for mode in modes]
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="resnet-twins-bench-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        say("weights, images and the float64 reference", 0.0)
+        apart(inputs.prepare, case, folder)
+        facts = json.loads((folder / inputs.FACTS).read_text())
+        workers: dict[str, Worker] = {}
+        asked = [row for row in rows if row.status == "timed"]
+        say("starting the modes' processes", 0.1)
+        for row in asked:
+            # All at once: importing uses one core, and nothing is measured yet.
+            if worker := _start(row, case, folder, threads, plan):
+                stack.callback(worker.close)
+                workers[row.mode.name] = worker
+        for row in asked:
+            if row.mode.name in workers and not _is_ready(row, workers[row.mode.name]):
+                workers.pop(row.mode.name).close()
+        for done, row in enumerate(asked):
+            if row.mode.name not in workers:
+                continue
+            say(
+                f"{row.mode.name}: building and checking", 0.1 + 0.5 * done / len(asked)
+            )
+            worker = workers[row.mode.name]
+            if not _enters(row, worker, case, folder, facts["growth"]):
+                workers.pop(row.mode.name).close()
+        _time(rows, workers, plan, say)
+    return {**case.to_dict(), **facts, "rows": [row.to_dict() for row in rows]}
+
+
+def _row(mode: Mode, case: Case, plan: Plan) -> Row:
+    if reason := why_not(mode, case):
+        return Row(mode, "skipped", reason)
+    if mode.name not in plan.only.get(case.task, (mode.name,)):
+        return Row(mode, "skipped", "it is in the full profile; --mode names it")
+    return Row(mode)
+
+
+def _start(
+    row: Row, case: Case, folder: Path, threads: int, plan: Plan
+) -> Worker | None:
+    if _memory_is_short(row, folder):
+        return None
+    return Worker(
+        Job(
+            mode=row.mode,
+            case=case,
+            folder=folder,
+            threads=threads,
+            precision=plan.precision,
+        )
+    )
+
+
+def _memory_is_short(row: Row, folder: Path) -> bool:
+    free = psutil.virtual_memory().available
+    if free > SPARE + 4 * (folder / inputs.WEIGHTS).stat().st_size:
+        return False
+    row.status = "skipped"
+    row.reason = f"only {free / 2**30:.1f} GiB of memory are left"
+    return True
+
+
+def _is_ready(row: Row, worker: Worker) -> bool:
+    try:
+        worker.ready()
+    except WorkerError as error:
+        row.status, row.reason = "failed", str(error)
+        return False
+    return True
+
+
+def _enters(row: Row, worker: Worker, case: Case, folder: Path, growth: float) -> bool:
+    """Builds a mode and lets the gate judge it; says whether it may be timed."""
+    if _memory_is_short(row, folder):
+        return False
+    try:
+        (first, second), path, facts = worker.build()
+        with np.load(path) as file:
+            found = dict(file)
+        path.unlink()
+        verdict = _judge(row.mode, found, facts, case, folder, growth)
+    except WorkerError as error:
+        row.status, row.reason = "failed", str(error)
+        return False
+    row.data |= {
+        "first": first,
+        "wake": int(second < SHORT),
+        "flops": facts["flops"],
+        "settings": facts["settings"],
+        "own": facts.get("own"),
+        "gate": {
+            "error": verdict.error if np.isfinite(verdict.error) else None,
+            "limit": verdict.limit,
+            "quantity": verdict.quantity,
+        },
+    }
+    if not verdict.ok:
+        row.status, row.reason = "refused", str(verdict)
+    return verdict.ok
+
+
+def _judge(
+    mode: Mode,
+    found: dict[str, np.ndarray],
+    facts: dict[str, Any],
+    case: Case,
+    folder: Path,
+    growth: float,
+) -> gate.Verdict:
+    if mode.kind == "ceiling":
+        return gate.judge_product(found, mode.arithmetic)
+    results = inputs.REFERENCE
+    if facts.get("own"):  # its weights cannot be ours, so ours become its
+        weights, results = (f"{mode.name}-{name}.npz" for name in ("weights", "own"))
+        config = ResNetConfig.from_json(facts["own"])
+        apart(_own_reference, case, config, folder, weights, results)
+    with np.load(folder / results) as file:
+        layers = inputs.depth(case.spec)
+        return gate.judge(found, dict(file), mode.arithmetic, growth, layers)
+
+
+def _own_reference(
+    case: Case, config: ResNetConfig, folder: Path, weights: str, results: str
+) -> None:
+    inputs.reference(case, config, folder, weights=weights, results=results)
+
+
+def _time(
+    rows: Sequence[Row], workers: dict[str, Worker], plan: Plan, say: Say
+) -> None:
+    by_name = {row.mode.name: row for row in rows}
+    timers = {
+        name: lambda name=name, worker=worker: worker.time(
+            wake=by_name[name].data["wake"]
+        )
+        for name, worker in workers.items()
+    }
+    total = plan.warm_up + plan.repeats
+
+    def progress(done: int) -> None:
+        say(f"timing, round {done} of {total}", 0.6 + 0.4 * done / total)
+
+    times = rounds(
+        timers,
+        repeats=plan.repeats,
+        warm_up=plan.warm_up,
+        seconds=plan.seconds,
+        progress=progress,
+    )
+    for name, worker in workers.items():
+        row = by_name[name]
+        row.data["times"] = times[name]
+        row.data["starts"] = [start for start, _ in worker.turns][plan.warm_up :]
+        row.data["memory"] = worker.memory()

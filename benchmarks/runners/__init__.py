@@ -1,0 +1,1 @@
+"""Builders of modes: each module has ``build(job)``, and imports its framework."""

@@ -1,0 +1,28 @@
+"""The ceiling: how fast XLA multiplies large matrices here."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from benchmarks.runners.products import SIDE, product_results
+from benchmarks.worker import Job, Runner
+
+
+def build(job: Job) -> Runner:
+    """Makes a product of square matrices ready."""
+    side = SIDE[job.case.device]
+    a, b = (
+        jax.random.normal(jax.random.key(seed), (side, side), np.float32)
+        for seed in range(2)
+    )
+    multiply = jax.jit(lambda a, b: a @ b)
+    last: list[jax.Array] = []
+
+    def call() -> None:
+        last[:] = [multiply(a, b).block_until_ready()]
+
+    def results() -> dict[str, np.ndarray]:
+        return product_results(*(np.asarray(v, np.float64) for v in (a, b, last[0])))
+
+    return Runner(call, results, flops=2 * side**3)

@@ -1,0 +1,96 @@
+"""The torch twin in its modes."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch._inductor.config as inductor
+
+import resnet_torch
+from benchmarks import inputs
+from benchmarks.worker import Job, Runner
+from parity.twins import build as build_twin
+from resnet_torch.optim import create_optimizer, train_step
+
+
+def build(job: Job) -> Runner:
+    """Makes the torch twin ready."""
+    model = build_twin("torch", job.case.spec, inputs.read_weights(job.folder))
+    if "fused" in job.mode.options:
+        model = fuse(resnet_torch, model)
+    return runner(job, model)
+
+
+def fuse(twin: Any, model: Any) -> Any:
+    """Calls a twin's ``fuse``, be it a function or a module with one."""
+    function = twin.fuse
+    return getattr(function, "fuse", function)(model)
+
+
+def runner(job: Job, model: torch.nn.Module) -> Runner:
+    """Makes any torch module with torchvision's names ready."""
+    case, options = job.case, job.mode.options
+    torch.set_num_threads(job.threads)
+    images, labels = inputs.read_batch(job.folder)
+    model = model.to(case.device)
+    x = torch.from_numpy(images).to(case.device)
+    y = torch.from_numpy(labels).to(case.device)
+    if "channels_last" in options:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        x = x.contiguous(memory_format=torch.channels_last)
+    half = job.mode.arithmetic == "bfloat16"
+
+    def cast() -> Any:
+        return torch.autocast(case.device, torch.bfloat16) if half else nullcontext()
+
+    if case.task == "training":
+        return _training(job, model, x, y, cast)
+    return _inference(job, model, x, cast)
+
+
+def _inference(job: Job, model: Any, x: torch.Tensor, cast: Any) -> Runner:
+    model.eval()
+    run = model
+    if "compiled" in job.mode.options:
+        # Weights become constants of the program; only then are they laid out for it.
+        inductor.freezing = True
+        run = torch.compile(model)
+    last: list[torch.Tensor] = []
+
+    def call() -> None:
+        with torch.no_grad(), cast():
+            last[:] = [run(x)]
+        synchronize(job)
+
+    return Runner(call, lambda: {"logits": last[0].float().cpu().numpy()})
+
+
+def _training(
+    job: Job, model: Any, x: torch.Tensor, y: torch.Tensor, cast: Any
+) -> Runner:
+    before = inputs.read_weights(job.folder)
+    model.train()
+    optimizer = create_optimizer(model, inputs.OPTIMIZER)
+    run: Any = torch.compile(model) if "compiled" in job.mode.options else model
+    losses: list[torch.Tensor] = []
+
+    def call() -> None:
+        # Autocast around the backward pass too: it has the types of the forward one.
+        with cast():
+            losses.append(train_step(run, optimizer, x, y))
+        synchronize(job)
+
+    def results() -> dict[str, np.ndarray]:
+        after = {k: v.float().cpu().numpy() for k, v in model.state_dict().items()}
+        return inputs.changes([loss.item() for loss in losses], before, after)
+
+    return Runner(call, results)
+
+
+def synchronize(job: Job) -> None:
+    """Waits for the accelerator, if it is one."""
+    if job.case.device == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,32 @@
+"""Modes that compute something else, or nothing; for the tests of the benchmarks."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import torch
+
+from benchmarks import inputs
+from benchmarks.runners.torch_twin import runner
+from benchmarks.worker import Job, Runner
+from parity.twins import build as build_twin
+
+
+def build(job: Job) -> Runner:
+    """Builds the torch twin with the fault that the options name."""
+    model: Any = build_twin("torch", job.case.spec, inputs.read_weights(job.folder))
+    if "eps" in job.mode.options:
+        model.layer1[0].bn2.eps = 1e-3
+    if "relu6" in job.mode.options:
+        model.layer1[0].relu = torch.nn.ReLU6()
+    if "nan" in job.mode.options:
+        model.fc.bias.data[0] = float("nan")
+    if "raises" in job.mode.options:
+        raise RuntimeError("the fault of\nthis mode")
+    if "killed" in job.mode.options:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "decay" in job.mode.options:  # of the running statistics
+        model.layer1[0].bn1.momentum = 0.2
+    return runner(job, model)

@@ -1,0 +1,300 @@
+"""The benchmarks: what may be timed, and how it is timed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from importlib import import_module
+from io import StringIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+
+import parity
+import resnet_torch
+from benchmarks import (
+    command,
+    gate,
+    inputs,
+    modes,
+    results,
+)
+from benchmarks.cases import TASKS, Case, Plan, case, quick
+from benchmarks.modes import MODES, NAMES, Mode, why_not
+from benchmarks.pool import Worker, WorkerError
+from benchmarks.work import flops
+from benchmarks.worker import Job, _faster_xla
+from parity.twins import abstract_flax
+from resnet_spec import ResNetConfig, get_config
+from tests.invented import written
+from tests.networks import TINY, TINY_BOTTLENECK
+
+
+def tiny(task: Any = "inference", **more: Any) -> Case:
+    return case("tiny", task, 2, (40, 33), config=TINY, **more)
+
+
+def faulty(*options: str) -> Mode:
+    return replace(
+        NAMES["torch-eager"],
+        name=f"faulty-{options[0]}",
+        runner="tests.faulty_runner",
+        options=frozenset(options),
+    )
+
+
+def run(*chosen: Mode, cases: tuple[Case, ...], sizes: tuple[str, ...] = ()) -> Any:
+    plan = Plan(name="test", cases=cases, repeats=7, warm_up=1, sizes=sizes)
+    # One thread: with more, these would wait for whatever else the machine does.
+    return command.run_plan(plan, chosen, threads=1)
+
+
+def rows_of(found: Any, index: int = 0) -> dict[str, Any]:
+    return {row["mode"]: row for row in found["cases"][index]["rows"]}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One real run: both twins, a ceiling, a peer without the network, and faults."""
+    chosen = [NAMES[n] for n in ("torch-eager", "flax-fast", "product-torch", "timm")]
+    faults = map(faulty, ("eps", "killed"))
+    found = run(*chosen, *faults, cases=(tiny(),), sizes=("cifar_resnet20",))
+    path = tmp_path_factory.mktemp("bench") / "bench.json"
+    results.write(found, path)
+    return results.read(path)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Inputs of a tiny case of each task."""
+    found = {}
+    for task in TASKS:
+        found[task] = tmp_path_factory.mktemp(task)
+        inputs.prepare(tiny(task), found[task])
+    return found
+
+
+def verdict(mode: Mode, task: Any, folder: Path) -> gate.Verdict:
+    """What the gate says of a mode, built and called twice in this process."""
+    threads = torch.get_num_threads()
+    try:
+        job = Job(mode=mode, case=tiny(task), folder=folder, threads=1)
+        path = (
+            mode.runner if "." in mode.runner else f"benchmarks.runners.{mode.runner}"
+        )
+        runner = import_module(path).build(job)
+        for _ in range(inputs.STEPS):
+            runner.call()
+    finally:
+        torch.set_num_threads(threads)
+    growth = json.loads((folder / inputs.FACTS).read_text())["growth"]
+    with np.load(folder / inputs.REFERENCE) as reference:
+        return gate.judge(
+            runner.results(), reference, mode.arithmetic, growth, inputs.depth(TINY)
+        )
+
+
+# The fast ones differ in their process's environment, not in their program.
+TWINS = [m for m in MODES if m.kind == "twin" and not {"compiled", "fast"} & m.options]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("mode", TWINS, ids=lambda mode: mode.name)
+def test_every_mode_of_both_twins_passes_the_gate(
+    mode: Mode, task: Any, folders: dict[str, Path]
+):
+    if reason := why_not(mode, tiny(task)):
+        pytest.skip(reason)
+    found = verdict(mode, task, folders[task])
+    assert found.ok, found
+    # Far enough from nothing that the limit could fail it.
+    assert found.error > 1e-9
+
+
+@pytest.mark.parametrize(
+    ("fault", "task", "quantity"),
+    [
+        ("eps", "inference", "logits"),
+        ("relu6", "inference", "logits"),
+        ("nan", "inference", "logits"),
+        ("relu6", "training", "step"),
+        ("decay", "training", "statistics"),
+    ],
+)
+def test_a_mode_that_computes_another_thing_fails_the_gate(
+    fault: str, task: Any, quantity: str, folders: dict[str, Path]
+):
+    found = verdict(faulty(fault), task, folders[task])
+    assert not found.ok
+    assert quantity in (found.quantity, "step")
+
+
+def test_modes_that_agree_are_timed_and_their_error_is_written_down(ran: Any):
+    rows = rows_of(ran)
+    for name in ("torch-eager", "flax-fast", "product-torch"):
+        row = rows[name]
+        assert row["status"] == "timed", row["reason"]
+        assert 0 < row["gate"]["error"] <= row["gate"]["limit"] < 1e-4
+        assert len(row["times"]) == 7
+        assert row["first"] > 0
+        assert row["memory"]["peak"] >= row["memory"]["running"] > 2**26
+        assert row["settings"]["torch" if "torch" in name else "jax"]
+    flags = rows["flax-fast"]["settings"]["jax"]["xla_flags"]
+    assert "LIBRARY_FUSION_TYPE_DOT" in flags
+    assert ran["environment"]["versions"]["jax"] == jax.__version__
+
+
+def test_a_mode_that_computes_another_thing_is_refused_and_never_timed(ran: Any):
+    row = rows_of(ran)["faulty-eps"]
+    assert row["status"] == "refused"
+    assert row["reason"].startswith("logits ")
+    assert "beyond" in row["reason"]
+    assert "times" not in row
+
+
+def test_a_mode_that_dies_or_cannot_run_says_so_and_the_others_are_timed(ran: Any):
+    rows = rows_of(ran)
+    assert rows["faulty-killed"]["status"] == "failed"
+    assert "killed" in rows["faulty-killed"]["reason"]
+    assert rows["timm"]["status"] == "skipped"
+    assert rows["timm"]["reason"] == "it has no tiny here"
+
+
+def test_an_error_in_a_worker_comes_back_in_one_line(folders: dict[str, Path]):
+    folder = folders["inference"]
+    worker = Worker(Job(mode=faulty("raises"), case=tiny(), folder=folder, threads=1))
+    worker.ready()
+    with pytest.raises(WorkerError, match=r"^RuntimeError: the fault of this mode$"):
+        worker.build()
+    worker.close()
+
+
+def test_repetitions_of_all_modes_alternate_and_never_overlap(ran: Any):
+    rows = [row for row in ran["cases"][0]["rows"] if row["status"] == "timed"]
+    turns = sorted(
+        (start, start + seconds, row["mode"])
+        for row in rows
+        for start, seconds in zip(row["starts"], row["times"], strict=True)
+    )
+    assert [mode for *_, mode in turns] == [row["mode"] for row in rows] * 7
+    for (_, end, _), (start, *_) in pairwise(turns):
+        assert end <= start + 1e-6
+
+
+def test_the_tables_show_every_row_or_its_reason(ran: Any):
+    console = Console(width=200, record=True, file=StringIO())
+    command.show(ran, console)
+    shown = console.export_text()
+    for row in ran["cases"][0]["rows"]:
+        if row["kind"] != "ceiling":
+            assert row["mode"] in shown
+        assert row["status"] == "timed" or row["reason"].split("\n")[0][:20] in shown
+    assert "cifar_resnet20" in shown
+
+
+def test_converting_is_told_apart_from_syncing_and_validating(ran: Any):
+    (row,) = ran["conversion"]
+    assert row["bytes"] > 1e6
+    assert row["memory"] > 0
+    for whole, sync, valid in zip(
+        row["times"], row["fsync"], row["validation"], strict=True
+    ):
+        assert min(sync, valid) > 0
+        assert sync + valid < whole
+
+
+def test_a_run_goes_through_json_unharmed(ran: Any, tmp_path: Path):
+    assert results.read(written(ran, tmp_path / "again.json")) == ran
+
+
+def test_what_cannot_run_here_has_its_reason(monkeypatch: pytest.MonkeyPatch):
+    fifty = case("resnet50")
+    peers = {"jax_resnet", "flaxmodels", "onnxruntime", "openvino"}
+    monkeypatch.setattr(modes, "find_spec", lambda name: None if name in peers else sys)
+    modes._missing.cache_clear()
+    for name in ("jax-resnet", "flaxmodels-fast", "onnxruntime", "openvino"):
+        reason = why_not(NAMES[name], fifty)
+        assert reason is not None
+        assert "is not installed" in reason
+        assert "resnet-twins[bench-peers]" in reason
+    modes._missing.cache_clear()
+
+
+@pytest.mark.parametrize("task", ["inference", "training"])
+def test_accelerator_modes_skip_without_a_device(task: Any):
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    for batch in (64, 512):
+        it = case("resnet50", task, batch, device="cuda")
+        for mode in MODES:
+            assert why_not(mode, it) is not None, mode.name
+    compiled = case("resnet50", task, 64, device="cuda")
+    names = ("torch-compiled-tf32", "torchvision-compiled-bf16", "torch-compiled")
+    for name in names:
+        assert why_not(NAMES[name], compiled) == "torch sees no CUDA device"
+    assert why_not(NAMES["flax-tf32"], compiled) == "JAX sees no CUDA device"
+
+
+def test_the_quick_profile_names_modes_that_exist():
+    for names in quick().only.values():
+        assert set(names) <= set(NAMES)
+
+
+def test_names_of_modes_are_unique_and_fast_ones_bring_their_flags():
+    assert len(NAMES) == len(MODES)
+    for mode in MODES:
+        assert ("fast" in mode.options) == mode.name.endswith("fast")
+    assert "LIBRARY_FUSION_TYPE_DOT" in _faster_xla()
+
+
+@pytest.mark.parametrize(
+    "config", [TINY, TINY_BOTTLENECK, get_config("resnext50_32x4d")]
+)
+def test_the_work_is_what_torchs_counter_counts(config: ResNetConfig):
+    size = (64, 48)
+    with torch.device("meta"):
+        model = resnet_torch.create_model(config)
+        x = torch.ones(2, 3, *size)
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        model(x)
+    assert forward.get_total_flops() == flops(config, "inference", 2, size)
+    if config.groups > 1:  # backwards it counts the weights' gradient as if it had one
+        return
+    with FlopCounterMode(display=False) as both:
+        model(x).sum().backward()
+    assert both.get_total_flops() == flops(config, "training", 2, size)
+
+
+def _within(size: int, kernel: int, stride: int, padding: int) -> int:
+    """Taps of a window, over all its positions along one axis, that are no padding."""
+    starts = range(-padding, size + 2 * padding - kernel + 1 - padding, stride)
+    return sum(0 <= start + i < size for start in starts for i in range(kernel))
+
+
+def test_the_work_without_padding_is_what_xla_counts():
+    config = get_config("resnet18")
+    graph, state = nnx.split(abstract_flax(config))
+    x = jax.ShapeDtypeStruct((2, 224, 224, 3), np.float32)
+    call: Any = lambda state, x: nnx.merge(graph, state)(x)  # noqa: E731
+    analysis: Any = jax.jit(call).lower(state, x).cost_analysis()
+    inside = 0
+    for layer in parity.layers(abstract_flax(config), (3, 224, 224)):
+        if layer.kernel is None:
+            continue
+        taps = layer.kernel[0] * layer.kernel[1]
+        for axis in (1, 2) if len(layer.kernel) == 4 else ():
+            window = (layer.kernel[axis + 1], layer.stride or 1, layer.padding or 0)
+            taps *= _within(layer.input[axis], *window)
+        inside += taps
+    # The rest is elementwise: norms, sums, rectifiers.
+    assert 1 < analysis["flops"] / (2 * 2 * inside) < 1.03
+    assert flops(config, "inference", 2, (224, 224)) > 2 * 2 * inside
