@@ -135,7 +135,7 @@ def reference(
     def run(images: np.ndarray, *, moved: bool) -> dict[str, np.ndarray]:
         model = build("torch", config, state).double()
         if moved:
-            images = nudge(model, images)
+            images = nudge(model, images, 0)
         x = torch.from_numpy(images)
         if case.task == "inference":
             with torch.no_grad():
