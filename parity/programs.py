@@ -21,6 +21,9 @@ from parity import float64_worker, memory, names
 from parity.on_flax import is_float, to_torch_layout
 from parity.taps import ModuleError, Quantity, path_of
 
+ROOM = 2**31
+"""Bytes of results that the other process holds at once."""
+
 Values = Iterator[tuple[Quantity, np.ndarray]]
 
 
@@ -69,13 +72,17 @@ class Program:
         """
         with jax.enable_x64(True):
             places, listed = self._listed()
-            program = export.export(jax.jit(listed), platforms=["cpu"])(*self.arrays)
+            values = jax.eval_shape(listed, *self.arrays)
+            programs = [
+                export.export(jax.jit(part), platforms=["cpu"])(*self.arrays)
+                for part in _parts(listed, [v.size * v.dtype.itemsize for v in values])
+            ]
         for quantity, place in places.items():
-            dtype = program.out_avals[place].dtype
+            dtype = values[place].dtype
             if is_float(dtype) and dtype != np.float64:
                 error = TypeError(f"computes in {dtype}, not float64")
                 raise ModuleError(path_of(quantity.name), error)
-        with computed_elsewhere(program, self.arrays) as value_at:
+        with computed_elsewhere(programs, self.arrays) as value_at:
             for quantity, place in places.items():
                 yield quantity, to_torch(quantity, value_at(place))
 
@@ -100,27 +107,42 @@ class Program:
         return places, listed
 
 
+def _parts(
+    listed: Callable[..., list[jax.Array]], sizes: list[int]
+) -> Iterator[Callable[..., list[jax.Array]]]:
+    """Divides what gives more than there is room for; XLA leaves out the rest each."""
+    count = sum(sizes) // ROOM + 1
+    ends = np.cumsum(sizes)
+    part_of = np.minimum(ends * count // max(ends[-1], 1), count - 1)
+    for part in sorted(set(part_of.tolist())):
+        chosen = np.flatnonzero(part_of == part).tolist()
+        yield lambda *arrays, chosen=chosen: [
+            value for i, value in enumerate(listed(*arrays)) if i in chosen
+        ]
+
+
 @contextmanager
 def computed_elsewhere(
-    program: export.Exported,
+    programs: Sequence[export.Exported],
     arrays: list[np.ndarray],
     series: Sequence[np.ndarray] = (),
 ) -> Iterator[Callable[[int], np.ndarray]]:
-    """Calls a program in a process of its own, in x64 mode; see ``float64_worker``.
+    """Calls programs in a process of its own, in x64 mode; see ``float64_worker``.
 
     Args:
-        program: that the other process shall call.
+        programs: that the other process shall call, one after the other.
         arrays: its arguments. The list is empty afterwards: two processes need room.
         series: more of them, for one call after the other.
 
     Yields:
-        A function that reads one of the values it gave.
+        A function that reads one of the values they gave, counted through.
 
     Raises:
         RuntimeError: the other process failed.
     """
     with tempfile.TemporaryDirectory(prefix="resnet-twins-") as folder:
-        Path(folder, "program.bin").write_bytes(program.serialize())
+        for index, program in enumerate(programs):
+            Path(folder, f"program-{index:03}.bin").write_bytes(program.serialize())
         np.savez(Path(folder, "inputs.npz"), *arrays)
         np.savez(Path(folder, "series.npz"), *series)
         arrays.clear()

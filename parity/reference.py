@@ -107,8 +107,8 @@ class Reference:
         return self.kinks.way(self.values, self.values)
 
     @cached_property
-    def _state(self) -> dict[str, np.ndarray]:
-        return self._pair.torch_state()
+    def _state(self) -> dict[str, Shape]:
+        return {name: array.shape for name, array in self._pair.torch_state().items()}
 
     @cached_property
     def _depths(self) -> dict[str, int]:
@@ -117,7 +117,7 @@ class Reference:
         depth = 0
         for tap in self.shapes:
             kernel = self._state.get(f"{path_of(tap)}.weight")
-            depth += kernel is not None and kernel.ndim > 1
+            depth += kernel is not None and len(kernel) > 1
             depths[tap] = max(depth, 1)
         return depths
 
@@ -160,14 +160,14 @@ class Reference:
         outputs, inputs = self.shapes[tap], self.input(tap).shape
         positions = prod(outputs) // outputs[1] if len(outputs) > 1 else 1
         of_bias = quantity.name.endswith(".bias")
-        if kernel is None or kernel.ndim == 1 or of_bias:
+        if kernel is None or len(kernel) == 1 or of_bias:
             # A norm's statistics, a pool's mean.
             return growth_of_sum(max(positions, prod(inputs[2:])))
         if quantity.kind == "parameter gradient":
             return growth_of_product(positions)
         if quantity.kind == "input gradient":
-            return growth_of_product(kernel.size // inputs[1])
-        return growth_of_product(kernel[0].size)
+            return growth_of_product(prod(kernel) // inputs[1])
+        return growth_of_product(prod(kernel[1:]))
 
     def deviation(
         self,

@@ -280,7 +280,7 @@ def learn(
         carried = [jax.device_get(leaf) for leaf in leaves]
         first = [array[0] for array in series]
         program = export.export(jax.jit(step), platforms=["cpu"])(*carried, *first)
-    with computed_elsewhere(program, carried, series) as value_at:
+    with computed_elsewhere([program], carried, series) as value_at:
         found = [np.array(value_at(index)) for index in range(len(program.out_avals))]
     with jax.enable_x64(True):
         leaves = jax.device_put(found[: len(leaves)])

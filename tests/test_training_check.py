@@ -395,3 +395,30 @@ def test_networks_without_classes_are_not_trained():
         parity.compare_training(
             *(model, flax_like(model), images, OPTIMIZERS["sgd"]), steps=1
         )
+
+
+def test_a_program_in_parts_gives_what_it_gives_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    from parity import programs, runs_flax
+    from parity.objective import objective_for
+
+    model = flax_like(random_torch(TINY))
+    model.train()
+    images = random_images((2, 3, 33, 25), seed=1)
+    program = runs_flax.train(model, images, objective_for((2, 7), seed=1))
+    whole = {q: value.copy() for q, value in program.here()}
+    read = []
+    monkeypatch.setattr(programs, "ROOM", 100_000)
+    computed = programs.computed_elsewhere
+    monkeypatch.setattr(
+        programs,
+        "computed_elsewhere",
+        lambda several, arrays: read.append(len(several)) or computed(several, arrays),
+    )
+    monkeypatch.setattr(programs, "is_float", lambda dtype: False)  # float32 is right
+    parts = {q: value.copy() for q, value in program.elsewhere()}
+    assert read[0] > 1
+    assert list(parts) == list(whole)
+    for quantity, value in whole.items():
+        assert deviation(parts[quantity], value).l2 < 1e-5, quantity
