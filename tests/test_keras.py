@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import parity
+from benchmarks.keras_names import torch_name
 from parity.compare import deviation
 from parity.tolerances import G1_FORWARD
 from resnet_spec import get_config
@@ -56,32 +57,6 @@ saved["logits"] = keras.ops.convert_to_numpy(model(saved["images"], training=Fal
 np.savez(sys.argv[3], **saved)
 """
 
-LEAVES = {
-    "kernel": "weight",
-    "gamma": "weight",
-    "bias": "bias",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
-
-
-def _torch_name(keras_name: str) -> str:
-    """conv3_block2_1_bn.gamma → layer2.1.bn1.weight, and so on."""
-    layer, leaf = keras_name.split(".")
-    if layer == "predictions":
-        path = "fc"
-    elif layer.startswith("conv1_"):
-        path = {"conv1_conv": "conv1", "conv1_bn": "bn1"}[layer]
-    else:
-        stage, block, place, kind = layer.split("_")
-        prefix = f"layer{int(stage[4:]) - 1}.{int(block[5:]) - 1}"
-        if place == "0":
-            path = f"{prefix}.downsample.{('conv', 'bn').index(kind)}"
-        else:
-            path = f"{prefix}.{kind}{place}"
-    return f"{path}.{LEAVES[leaf]}"
-
 
 @pytest.fixture(scope="module")
 def keras(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
@@ -102,7 +77,7 @@ def _twin_of(keras: dict[str, np.ndarray], name: str) -> Any:
     model = random_torch(get_config(name).replace(**settings)).double().eval()
     axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
     state = {
-        _torch_name(name): value.transpose(axes[value.ndim])
+        torch_name(*name.split(".")): value.transpose(axes[value.ndim])
         for name, value in keras.items()
         if "." in name
     }

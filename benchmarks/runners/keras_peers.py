@@ -13,20 +13,12 @@ import numpy as np
 
 import resnet_spec
 from benchmarks import inputs
+from benchmarks.keras_names import torch_name
 from benchmarks.work import flops
 from benchmarks.worker import Job, Runner
 from parity.samples import random_state
 from parity.state import entries
 from parity.twins import abstract_torch
-
-LEAVES = {
-    "kernel": "weight",
-    "gamma": "weight",
-    "bias": "bias",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
 
 
 def build(job: Job) -> Runner:
@@ -42,7 +34,7 @@ def build(job: Job) -> Runner:
     for layer in model.layers:
         for weight in layer.weights:
             leaf = weight.path.rpartition("/")[2]
-            value = state[_torch_name(layer.name, leaf)]
+            value = state[torch_name(layer.name, leaf)]
             weight.assign(value.transpose(axes[value.ndim]))
     weights = job.folder / f"{job.mode.name}-weights.npz"
     np.savez(weights, allow_pickle=False, **state)
@@ -89,19 +81,3 @@ def _on_torch(model: Any, job: Job) -> Any:
             return model(x, training=False)
 
     return run
-
-
-def _torch_name(layer: str, leaf: str) -> str:
-    """conv3_block2_1_bn, gamma → layer2.1.bn1.weight, and so on."""
-    if layer == "predictions":
-        path = "fc"
-    elif layer.startswith("conv1_"):
-        path = {"conv1_conv": "conv1", "conv1_bn": "bn1"}[layer]
-    else:
-        stage, block, place, kind = layer.split("_")
-        prefix = f"layer{int(stage[4:]) - 1}.{int(block[5:]) - 1}"
-        if place == "0":
-            path = f"{prefix}.downsample.{('conv', 'bn').index(kind)}"
-        else:
-            path = f"{prefix}.{kind}{place}"
-    return f"{path}.{LEAVES[leaf]}"
