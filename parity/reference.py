@@ -14,7 +14,7 @@ from parity.kinks import Kinks
 from parity.objective import Objective
 from parity.pair import Pair
 from parity.spool import Spool
-from parity.taps import Branch, Calls, Quantity, Shape, path_of
+from parity.taps import LOSS, OUTPUT, Branch, Calls, Quantity, Shape, path_of
 from parity.tolerances import GROWTH_MOST, growth_of_product, growth_of_sum
 
 Values = MutableMapping[Quantity, np.ndarray]
@@ -131,6 +131,9 @@ class Reference:
         """
         layers = sqrt(self._depths.get(quantity.name, 1))
         by_l2, by_max = self._magnified.get(quantity, (1.0, 1.0))
+        if quantity == LOSS:  # one number, which a nudge may happen to leave alone
+            of_output = self.growth(Quantity("output", OUTPUT))
+            by_l2, by_max = max(by_l2, of_output[0]), max(by_max, of_output[1])
         return max(layers, by_l2), max(layers, by_max)
 
     @cached_property

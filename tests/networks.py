@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 from flax import nnx
 from hypothesis import strategies as st
@@ -21,6 +23,15 @@ TORCHVISION_NAMES = (
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
     *("wide_resnet50_2", "wide_resnet101_2"),
 )
+
+LARGE = ("resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2")
+
+
+def large_ones_slow(names: Iterable[str]) -> list[Any]:
+    """Leaves the largest to ``make test-all``: of another width, but the same parts."""
+    slow = pytest.mark.slow
+    return [pytest.param(n, marks=slow if n in LARGE else ()) for n in names]
+
 
 TINY = ResNetConfig(block="basic", layers=(1, 2), widths=(8, 16), num_classes=7)
 TINY_BOTTLENECK = ResNetConfig(

@@ -362,7 +362,9 @@ def test_models_in_the_wrong_place_are_refused():
             parity.check(*pair, x)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50d"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50d", pytest.param("resnet50", marks=pytest.mark.slow)]
+)
 def test_timms_network_passes_though_its_activations_have_other_names(name: str):
     theirs = timm.create_model(name).eval()
     state = parity.random_state(parity.entries(theirs), seed=4)

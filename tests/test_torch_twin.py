@@ -59,7 +59,7 @@ def test_it_prints_what_torchvision_prints(name: str):
     assert ours == theirs
 
 
-@pytest.mark.parametrize("name", TORCHVISION_NAMES)
+@pytest.mark.parametrize("name", large_ones_slow(TORCHVISION_NAMES))
 def test_logits_and_statistics_are_torchvisions(name: str):
     theirs, ours = _pair(name)
     for size in SIZES:

@@ -25,6 +25,7 @@ from tests.networks import (
     configs_with_images,
     flax_like,
     images,
+    large_ones_slow,
     random_torch,
     run_flax,
 )
@@ -91,7 +92,7 @@ def test_training_mode_and_its_statistics_are_equal_in_float64(
         assert deviation(after[name], value).l2 <= FLOAT64_BUFFERS, name
 
 
-@pytest.mark.parametrize("name", resnet_spec.list_models())
+@pytest.mark.parametrize("name", large_ones_slow(resnet_spec.list_models()))
 def test_every_named_network_is_equal_in_float64(name: str):
     config = get_config(name)
     free = config.head == "linear"
