@@ -15,7 +15,7 @@ import parity
 import resnet_torch
 from parity.compare import deviation
 from parity.tolerances import FLOAT64_BUFFERS, G1_FORWARD
-from tests.networks import TINY, TORCHVISION_NAMES, random_torch
+from tests.networks import TINY, TORCHVISION_NAMES, large_ones_slow, random_torch
 
 SIZES = [(64, 48), (65, 49)]  # on odd sizes 'SAME' padding would look right
 
