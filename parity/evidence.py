@@ -76,12 +76,12 @@ class Evidence:
         self.folder = folder
         self.images = images
         self.seed = seed
-        self._progress = progress
+        self.progress = progress
 
     def begin(self, what: str) -> None:
         """Says what is about to be computed, and gives back what was freed before."""
         memory.give_back()
-        self._progress(what)
+        self.progress(what)
 
     @cached_property
     def states(self) -> dict[str, dict[str, np.ndarray]]:
@@ -211,7 +211,7 @@ class Phase:
             self.reference,
             [tap for tap in self.reference.shapes if tap in known],
             precision=self._evidence.precision,
-            progress=lambda tap: self._evidence.begin(
+            progress=lambda tap: self._evidence.progress(
                 f"one module at a time{self._mode}: {tap}"
             ),
         )

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from parity import memory
 from parity.compare import Deviation, nudged
 from parity.pair import Pair
 from parity.precision import Precision, float32_precision
@@ -15,6 +16,9 @@ from parity.taps import Callee, Experiment, ModuleError, Quantity
 from parity.tolerances import FLOAT64
 
 Deviations = Mapping[Quantity, Deviation | None]
+
+OFTEN = 32
+"""Modules after which freed memory is given back; it takes time to get it again."""
 
 TIES = " at ties"
 """Ends the kind of what a module gave for an input with many equal values."""
@@ -53,7 +57,9 @@ class Isolation:
         self._inward: dict[str, np.ndarray] = {}  # gradients, by what calls are given
         self.found: dict[str, dict[str, Deviations]] = {}
         self.failed: dict[str, str] = {}
-        for tap in common:
+        for number, tap in enumerate(common):
+            if number % OFTEN == 0:
+                memory.give_back()
             progress(tap)
             try:
                 self.found[tap] = self._try(tap)
