@@ -112,24 +112,32 @@ class Reference:
 
     @cached_property
     def _depths(self) -> dict[str, int]:
-        """How many layers with a kernel have run at each tap, at least one."""
+        """How many layers with a kernel have run at each tap."""
         depths: dict[str, int] = {}
         depth = 0
         for tap in self.shapes:
             kernel = self._state.get(f"{path_of(tap)}.weight")
             depth += kernel is not None and len(kernel) > 1
-            depths[tap] = max(depth, 1)
+            depths[tap] = depth
         return depths
+
+    def _layers(self, quantity: Quantity) -> int:
+        """How many layers a quantity has come through: a gradient there and back."""
+        kind, name = quantity
+        depths = self._depths
+        at = depths.get(name, depths.get(name.rpartition(".")[0], 0))
+        there_and_back = 2 * depths[OUTPUT] - at
+        return max(there_and_back if "gradient" in kind else at, 1)
 
     def growth(self, quantity: Quantity) -> Growth:
         """How many times larger than a rounding an error has grown: of e, and of m.
 
-        The root of the layers so far, as of a random walk, or more where the network
+        The root of the layers behind it, as of a random walk, or more where the network
         magnifies errors. This is measured: the reference is run once more with state
         and images moved by float64's roundoff, and what that moves the quantity by is
         divided by it.
         """
-        layers = sqrt(self._depths.get(quantity.name, 1))
+        layers = sqrt(self._layers(quantity))
         by_l2, by_max = self._magnified.get(quantity, (1.0, 1.0))
         if quantity == LOSS:  # one number, which a nudge may happen to leave alone
             of_output = self.growth(Quantity("output", OUTPUT))

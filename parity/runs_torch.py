@@ -96,10 +96,13 @@ def train(
     def around(it: Invocation) -> Any:
         with calls.enter(it.path) as tap:
             visit(Quantity("input", tap), _value(it.x))
+            version = it.x._version
             if branch is not None and tap in branch:
                 y = _forced(it.x, branch[tap])
             else:
                 y = it.result()
+            if y is it.x and y._version == version:
+                y = y.view_as(y)  # an identity's gradient is not all that reaches x
             if isinstance(y, Tensor):
                 calls.dtypes[tap] = str(y.dtype).removeprefix("torch.")
                 visit(Quantity("output", tap), _value(y))

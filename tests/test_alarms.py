@@ -2,21 +2,72 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import parity
+from parity.objective import objective_for
+from parity.pair import Pair
+from parity.reference import Reference
+from parity.samples import random_images
 from parity.state import DTYPES
+from parity.taps import Quantity
 from parity.twins import ABSTRACT
 from resnet_spec import ResNetConfig
-from tests.networks import configs_with_images
+from tests.networks import (
+    TINY,
+    TINY_BOTTLENECK,
+    configs_with_images,
+    flax_like,
+    random_torch,
+)
 
 RUNS = 20
 COMPUTED_IN = st.sampled_from(["float32", "float32", "bfloat16", "float16"])
+
+
+def test_an_identity_has_the_gradient_of_its_own_branch_alone():
+    config = TINY_BOTTLENECK.replace(shortcut="D")
+    model = random_torch(config)
+    assert isinstance(model.get_submodule("layer1.0.downsample.0"), torch.nn.Identity)
+    gates = ("G1 training", "G1 training isolated")
+    found = parity.check(
+        model, flax_like(model), random_images((2, 3, 33, 40), seed=4), gates=gates
+    )
+    assert found.ok, found.verdict()
+
+
+def test_a_gradient_is_granted_the_roundings_of_the_way_there_and_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = random_torch(TINY)
+    images = random_images((3, 3, 65, 49), seed=1)
+    reference = Reference(
+        Pair(model, flax_like(model), mapping=None),
+        images,
+        objective=objective_for((3, 7), seed=0),
+        folder=tmp_path,
+        progress=lambda _: None,
+    )
+    monkeypatch.setattr(Reference, "_magnified", {})
+    layers = 9  # three blocks of two, one shortcut, the stem, the classifier
+    for kind, name, behind in [
+        ("output", "conv1", 1),
+        ("statistic", "bn1.running_mean", 1),
+        ("output", "fc", layers),
+        ("gradient", "fc", layers),
+        ("gradient", "conv1", 2 * layers - 1),
+        ("parameter gradient", "conv1.weight", 2 * layers - 1),
+        ("loss", "", layers),
+    ]:
+        growth = reference.growth(Quantity(kind, name))
+        assert growth == (behind**0.5, behind**0.5), (kind, name)
 
 
 @pytest.mark.slow
