@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -17,18 +16,20 @@ from benchmarks.pool import apart
 from benchmarks.timing import rounds
 from benchmarks.worker import peak_memory
 
-# What `parity.convert` does beside moving bytes, by module and function; of a module
-# within a module, its `read`. Validated are digests, every value, the file read back.
+# What `parity.convert` does beside moving bytes, by module and function. Validated are
+# digests, checksums, every value, names and shapes, the file read back.
 _ASIDE = {
     "fsync": (("parity.writing", "_sync"),),
     "validation": (
         ("parity.writing", "digest"),
-        ("parity.writing", "differing_bits"),
-        ("parity.writing", "containers"),
+        ("parity.writing", "_holds"),
         ("parity.checkpoint", "digest"),
         ("parity.checkpoint", "_check_values"),
         ("parity.containers", "sha256_of"),
+        ("parity.containers", "_check_zip"),
         ("parity.convert", "digest"),
+        ("parity.convert", "entries_of"),
+        ("parity.convert", "require"),
     ),
 }
 
@@ -132,11 +133,6 @@ def _watched() -> Iterator[dict[str, float]]:
             for module, name in places:
                 # A name that is gone is an error: its time would count as converting.
                 holder = import_module(module)
-                value = getattr(holder, name)
-                if isinstance(value, ModuleType):
-                    watched: Any = SimpleNamespace(**vars(value))
-                    watched.read = watch(part, value.read)
-                else:
-                    watched = watch(part, value)
+                watched = watch(part, getattr(holder, name))
                 stack.enter_context(mock.patch.object(holder, name, watched))
         yield found

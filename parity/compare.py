@@ -110,7 +110,7 @@ def differing_bits(
 
 def as_bits(array: np.ndarray) -> np.ndarray:
     """Returns an array's values as unsigned integers of the same width."""
-    return np.array(array, order="C").view(f"u{array.dtype.itemsize}")
+    return np.array(array, order="C", copy=None).view(f"u{array.dtype.itemsize}")
 
 
 def _ratio(error: np.floating, norm: np.floating) -> float:

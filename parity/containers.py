@@ -13,7 +13,7 @@ import re
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -24,6 +24,9 @@ import numpy as np
 
 from parity.digest import sha256_of
 from parity.errors import CheckpointError
+
+_Place = tuple[np.dtype, tuple[int, ...], int, int]
+"""Dtype and shape of an entry of a .safetensors, and where its bytes begin and end."""
 
 METADATA_KEY = "resnet_twins"
 """Where a file of this project carries its metadata, one JSON object."""
@@ -103,6 +106,26 @@ def read(path: Path, *, sha256: bool = False) -> Content:
     ):
         content.notes.append(f"the content is {content.kind}, whatever the name says")
     return content
+
+
+def each(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yields names and values of a file that was just written, whatever its size.
+
+    Of a .safetensors one entry at a time is in memory; torch reads only whole files.
+
+    Args:
+        path: the file; its content tells the format.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        read_all = _recognise(file, size)
+        if read_all is _read_safetensors:
+            yield from _entries_at(file, _header_of(file, size)[0])
+        else:
+            yield from read_all(file, size).value.items()
 
 
 def _open(path: Path) -> BinaryIO:
@@ -275,6 +298,13 @@ def _what_pickle_said(error: Exception) -> str:
 
 
 def _read_safetensors(file: BinaryIO, size: int) -> Content:
+    places, metadata = _header_of(file, size)
+    return Content("safetensors", dict(_entries_at(file, places)), metadata)
+
+
+def _header_of(
+    file: BinaryIO, size: int
+) -> tuple[dict[str, _Place], dict[str, Any] | None]:
     length = int.from_bytes(file.read(8), "little")
     if length > min(MAX_HEADER, size - 8):
         raise CheckpointError(
@@ -292,20 +322,21 @@ def _read_safetensors(file: BinaryIO, size: int) -> Content:
         ) from error
     metadata = header.pop("__metadata__", None)
     body = size - 8 - length
-    places = _check_header(header, body)
-    data = np.fromfile(file, np.uint8, body)
-    arrays = {
-        name: data[begin:end].view(dtype).reshape(shape)
-        for name, (dtype, shape, begin, end) in places.items()
-    }
     own = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
-    return Content("safetensors", arrays, _own_metadata(own))
+    return _check_header(header, body), _own_metadata(own)
 
 
-def _check_header(
-    header: dict[str, Any], body: int
-) -> dict[str, tuple[np.dtype, tuple[int, ...], int, int]]:
-    places = {}
+def _entries_at(
+    file: BinaryIO, places: dict[str, _Place]
+) -> Iterator[tuple[str, np.ndarray]]:
+    start = file.tell()
+    for name, (dtype, shape, begin, _) in places.items():
+        file.seek(start + begin)
+        yield name, np.fromfile(file, dtype, prod(shape)).reshape(shape)
+
+
+def _check_header(header: dict[str, Any], body: int) -> dict[str, _Place]:
+    places: dict[str, _Place] = {}
     for name, entry in header.items():
         try:
             shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]

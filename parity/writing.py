@@ -98,9 +98,20 @@ def save(
         except Exception as error:  # each library has its own for a full disk
             raise OSError(str(error)) from error
         _sync(temporary)
-        written = {k: as_array(v) for k, v in containers.read(temporary).value.items()}
-        if differing_bits(arrays, written):
+        if not _holds(temporary, arrays):
             raise OutputError(path, "was not read back as written", "Check the disk")
+
+
+def _holds(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Reads a file back: whether it has exactly these arrays, bit for bit."""
+    names = set(arrays)
+    for name, value in containers.each(path):
+        if name not in names:
+            return False
+        names.remove(name)
+        if differing_bits({name: arrays[name]}, {name: as_array(value)}):
+            return False
+    return not names
 
 
 def format_of(path: str | os.PathLike[str]) -> Format:

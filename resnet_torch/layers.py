@@ -56,6 +56,8 @@ class Layers:
             groups=groups,
             bias=self.config.conv_bias,
         )
+        if conv.weight.is_meta:  # nothing to draw, which takes torch its time
+            return conv
         nn.init.kaiming_normal_(
             conv.weight, mode="fan_out", nonlinearity="relu", generator=self.generator
         )
