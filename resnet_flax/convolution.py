@@ -86,6 +86,8 @@ def _pads(padding: Sequence[tuple[int, int]] | str) -> bool:
     return not isinstance(padding, str) and any(map(any, padding))
 
 
+# Compiled as one where nothing else is: without jit, each operation would be a program.
+@partial(jax.jit, static_argnums=(2, 3))
 def _pointwise(
     x: Float[Array, "n h w c"],
     kernel: Float[Array, "1 1 c k"],
@@ -100,7 +102,6 @@ def _pointwise(
     return y.reshape(*x.shape[:3], -1)
 
 
-# Compiled as one where nothing else is: without jit, each part would be a call.
 @partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
 def _grouped(
     x: Float[Array, "n h w c"],

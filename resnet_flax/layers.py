@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt
 
 from resnet_flax.convolution import convolve
 from resnet_flax.pooling import max_pool
@@ -220,11 +221,7 @@ class BatchNorm2d(nnx.Module):
             mean, var = self.mean[...], self.var[...]
         else:
             mean, var = self._batch_statistics(x)
-        scale, bias, mean, var = (
-            v.astype(x.dtype).reshape(1, 1, 1, -1) for v in (scale, bias, mean, var)
-        )
-        # 1/sqrt, not rsqrt: the latter is an approximation on some devices.
-        return ((x - mean) * (scale / jnp.sqrt(var + self.eps)) + bias).astype(dtype)
+        return _normal(x, scale, bias, mean, var, self.eps, dtype)
 
     def _batch_statistics(
         self, x: Float[Array, "n h w c"]
@@ -235,22 +232,60 @@ class BatchNorm2d(nnx.Module):
                 f"batch normalisation in training mode got shape {x.shape}: it needs "
                 "more than one value per channel. Use a larger batch, or call eval()"
             )
-        mean = x.mean((0, 1, 2), keepdims=True)
-        # About the mean: E[x²] - E[x]² loses every digit when the mean is large.
-        var = jnp.square(x - mean).mean((0, 1, 2), keepdims=True)
-        mean, var = mean.reshape(-1), var.reshape(-1)
+        mean, var = _moments(x)
         self._track(self.mean, mean)
         self._track(self.var, var * (count / (count - 1)))
-        low, high = self.num_batches_tracked[...]
-        low = low + jnp.uint32(1)
-        high = high + (low == 0).astype(jnp.uint32)
-        self.num_batches_tracked.set_value(jnp.stack([low, high]))
+        self.num_batches_tracked.set_value(_plus_one(self.num_batches_tracked[...]))
         return mean, var
 
     def _track(self, running: nnx.BatchStat, batch: Float[Array, " c"]) -> None:
-        old = running[...]
-        new = (1 - self.momentum) * old.astype(batch.dtype) + self.momentum * batch
-        running.set_value(jax.lax.stop_gradient(new).astype(old.dtype))
+        running.set_value(_moved(running[...], batch, self.momentum))
+
+
+# What a layer computes is compiled as one where nothing else is: without jit, each
+# operation would be a program. Under jit it is as if it stood where it is called.
+
+
+@partial(jax.jit, static_argnums=(5, 6))
+def _normal(
+    x: Float[Array, "n h w c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    mean: Float[Array, " c"],
+    var: Float[Array, " c"],
+    eps: float,
+    dtype: DTypeLike,
+) -> Float[Array, "n h w c"]:
+    scale, bias, mean, var = (
+        v.astype(x.dtype).reshape(1, 1, 1, -1) for v in (scale, bias, mean, var)
+    )
+    # 1/sqrt, not rsqrt: the latter is an approximation on some devices.
+    return ((x - mean) * (scale / jnp.sqrt(var + eps)) + bias).astype(dtype)
+
+
+@jax.jit
+def _moments(
+    x: Float[Array, "n h w c"],
+) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    mean = x.mean((0, 1, 2), keepdims=True)
+    # About the mean: E[x²] - E[x]² loses every digit when the mean is large.
+    var = jnp.square(x - mean).mean((0, 1, 2), keepdims=True)
+    return mean.reshape(-1), var.reshape(-1)
+
+
+@partial(jax.jit, static_argnums=2)
+def _moved(
+    old: Float[Array, " c"], batch: Float[Array, " c"], momentum: float
+) -> Float[Array, " c"]:
+    new = (1 - momentum) * old.astype(batch.dtype) + momentum * batch
+    return jax.lax.stop_gradient(new).astype(old.dtype)
+
+
+@jax.jit
+def _plus_one(words: UInt[Array, 2]) -> UInt[Array, 2]:
+    low, high = words
+    low = low + jnp.uint32(1)
+    return jnp.stack([low, high + (low == 0).astype(jnp.uint32)])
 
 
 class ReLU(nnx.Module):
@@ -301,19 +336,29 @@ class AvgPool2d(nnx.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j c"]:
         """Pools."""
         window, strides = (1, *self.kernel_size, 1), (1, *self.strides, 1)
-        over = [(0, 0)] * 4
-        if self.ceil_mode:
-            over = [
-                (0, -(size - k) % s)
-                for size, k, s in zip(x.shape, window, strides, strict=True)
-            ]
+        return _mean_over(x, window, strides, self.ceil_mode)
 
-        def total(x: Array) -> Array:
-            # numpy's zero: traced, JAX would not know this for a sum, nor its gradient.
-            zero = np.zeros((), x.dtype)
-            return jax.lax.reduce_window(x, zero, jax.lax.add, window, strides, over)
 
-        return total(x) / total(jnp.ones_like(x))
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _mean_over(
+    x: Float[Array, "n h w c"],
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+    ceil_mode: bool,
+) -> Float[Array, "n i j c"]:
+    over = [(0, 0)] * 4
+    if ceil_mode:
+        over = [
+            (0, -(size - k) % s)
+            for size, k, s in zip(x.shape, window, strides, strict=True)
+        ]
+
+    def total(x: Array) -> Array:
+        # numpy's zero: traced, JAX would not know this for a sum, nor its gradient.
+        zero = np.zeros((), x.dtype)
+        return jax.lax.reduce_window(x, zero, jax.lax.add, window, strides, over)
+
+    return total(x) / total(jnp.ones_like(x))
 
 
 class Identity(nnx.Module):

@@ -9,6 +9,7 @@ give the same bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 
 import jax
@@ -37,6 +38,17 @@ def max_pool(
     if isinstance(padding, str) or jax.default_backend() != "cpu":
         # Its annotation says str, its docstring that pairs of integers are right too.
         return nnx.max_pool(x, window, strides, padding)  # type: ignore[arg-type]
+    return _by_places(x, tuple(window), tuple(strides), tuple(padding))
+
+
+# Compiled as one where nothing else is: without jit, each operation would be a program.
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _by_places(
+    x: Float[Array, "n h w c"],
+    window: tuple[int, int],
+    strides: tuple[int, int],
+    padding: tuple[tuple[int, int], ...],
+) -> Float[Array, "n i j c"]:
     pads = ((0, 0), *padding, (0, 0))
     x = jnp.pad(x, pads, constant_values=-jnp.inf)
     # One past the last place where a window starts.
