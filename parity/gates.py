@@ -281,6 +281,9 @@ TRAINING: dict[str, Gate] = {
     ),
     "G4": kinks,
     "G2 training": partial(arithmetic, gate="G2 training", training=True),
+    "G2 training eager": partial(
+        arithmetic, gate="G2 training eager", training=True, jit=False
+    ),
     "G2 training isolated": partial(
         modules, gate="G2 training isolated", training=True, float64=False
     ),

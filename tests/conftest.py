@@ -30,6 +30,11 @@ for option, value in {
     jax.config.update(option, value)
     os.environ[option.upper()] = str(value)
 
+# Where tests run side by side, torch's threads would only wait for each other's cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 # Deadlines measure compilers here, not code.
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")

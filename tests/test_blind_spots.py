@@ -71,8 +71,30 @@ class Widens(resnet_flax.layers.Conv2d):
         return super().__call__(inputs).astype(jnp.float32)
 
 
+class WrongWithoutJit(resnet_flax.layers.BatchNorm2d):
+    def __call__(self, x: Any) -> Any:
+        y = super().__call__(x)
+        try:
+            bool(y.sum() > 0)
+        except jax.errors.ConcretizationTypeError:  # under jit no value is known
+            return y
+        return y * 1.001
+
+
 def _turned(cls: type) -> Change:
     return lambda twin: object.__setattr__(twin.layer1[0].bn1, "__class__", cls)
+
+
+def test_a_layer_that_is_wrong_without_jit_alone_is_seen_in_both_modes():
+    gates = [gate for gate in parity.GATES if gate.startswith("G2")]
+    found = _check(*gates, flax_change=_turned(WrongWithoutJit))
+    failed = {gate.gate: gate.failures[0].name for gate in found.gates if not gate.ok}
+    assert failed == {
+        "G2 eager": "layer1.0.bn1",
+        "G2 isolated": "layer1.0.bn1",
+        "G2 training eager": "layer1.0.bn1",
+        "G2 training isolated": "layer1.0.bn1",
+    }
 
 
 @pytest.mark.parametrize("gate", ["G2", "G2 isolated"])
