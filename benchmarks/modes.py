@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Literal
 
 from benchmarks.cases import DEPTHS, TASKS, Case, Device, Task
@@ -34,7 +33,7 @@ class Mode:
         options: that the runner reads; with ``"fast"`` XLA gets faster CPU settings.
         arithmetic: of its products.
         environment: variables of its process; XLA reads its flags once.
-        needs: modules, or attributes of modules as ``"package:name"``.
+        needs: modules that must be there.
         tasks: that it can do.
         devices: that it is for.
         networks: that a peer has, if not all; see :func:`why_not`.
@@ -71,23 +70,21 @@ _CPU: tuple[Device, ...] = ("cpu",)
 
 
 def _torch(name: str, what: str, *options: str, **more) -> Mode:
-    needs = _TORCH
     if "fused" in options:
-        needs, more["tasks"] = (*_TORCH, "resnet_torch:fuse"), _FORWARD
+        more["tasks"] = _FORWARD
     return Mode(
         name=f"torch-{name}",
         what=f"torch twin, {what}",
         runner="torch_twin",
         options=frozenset(options),
-        needs=needs,
+        needs=_TORCH,
         **more,
     )
 
 
 def _flax(name: str, what: str, *options: str, **more) -> Mode:
-    needs = _FLAX
     if "fused" in options:
-        needs, more["tasks"] = (*_FLAX, "resnet_flax:fuse"), _FORWARD
+        more["tasks"] = _FORWARD
     if "fast" in options:
         more["devices"] = _CPU
     return Mode(
@@ -95,7 +92,7 @@ def _flax(name: str, what: str, *options: str, **more) -> Mode:
         what=f"Flax twin, {what}",
         runner="flax_twin",
         options=frozenset(options),
-        needs=needs,
+        needs=_FLAX,
         **more,
     )
 
@@ -204,20 +201,11 @@ def why_not(mode: Mode, case: Case) -> str | None:
 
 
 @cache
-def _missing(need: str) -> str | None:
-    module, _, attribute = need.partition(":")
-    if find_spec(module) is None:
-        extra = {"torch": "torch", "jax": "flax", "flax": "flax"}
-        return (
-            f"{module} is not installed; "
-            f"`pip install 'resnet-twins[{extra.get(module, 'bench-peers')}]'`"
-        )
-    # By its file, since looking for a submodule would import the frameworks here.
-    if attribute:
-        folder = Path(str(find_spec(module).origin)).parent  # type: ignore[union-attr]
-        if not (folder / f"{attribute}.py").is_file():
-            return f"{module} has no {attribute} yet"
-    return None
+def _missing(module: str) -> str | None:
+    if find_spec(module) is not None:
+        return None
+    extra = {"torch": "torch", "jax": "flax", "flax": "flax"}.get(module, "bench-peers")
+    return f"{module} is not installed; `pip install 'resnet-twins[{extra}]'`"
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -70,9 +70,9 @@ class Isolation:
 
     def growth(self, quantity: Quantity, tap: str) -> Growth:
         """Does what :meth:`Reference.growth` does for what an experiment gives."""
-        added = self._reference.growth_of_one(quantity, tap)
         by_l2, by_max = self._magnified.get(quantity, (1.0, 1.0))
-        return max(added, by_l2), max(added, by_max)
+        of_one = partial(self._reference.growth_of_one, quantity, tap)
+        return of_one(by_l2), of_one(by_max)
 
     def size(self, quantity: Quantity) -> int:
         """How many values a quantity of an experiment has."""

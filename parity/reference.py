@@ -165,20 +165,29 @@ class Reference:
         values = sum(map(prod, self.shapes.values()))
         return range(min(max(ENOUGH // values, 1), 8))
 
-    def growth_of_one(self, quantity: Quantity, tap: str) -> float:
-        """Does what :meth:`growth` does for one module: what its sums alone can add."""
+    def growth_of_one(self, quantity: Quantity, tap: str, magnified: float) -> float:
+        """Does what :meth:`growth` does for one module, whose sums add to it.
+
+        Args:
+            quantity: what its experiment gives.
+            tap: its call.
+            magnified: what a nudge moves the quantity by.
+        """
         kernel = self._state.get(f"{path_of(tap)}.weight")
         outputs, inputs = self.shapes[tap], self.input(tap).shape
         positions = prod(outputs) // outputs[1] if len(outputs) > 1 else 1
         of_bias = quantity.name.endswith(".bias")
         if kernel is None or len(kernel) == 1 or of_bias:
             # A norm's statistics, a pool's mean.
-            return growth_of_sum(max(positions, prod(inputs[2:])))
+            return max(growth_of_sum(max(positions, prod(inputs[2:]))), magnified)
+        terms = prod(kernel[1:])
         if quantity.kind == "parameter gradient":
-            return growth_of_product(positions)
-        if quantity.kind == "input gradient":
-            return growth_of_product(prod(kernel) // inputs[1])
-        return growth_of_product(prod(kernel[1:]))
+            terms = positions
+        elif quantity.kind == "input gradient":
+            terms = prod(kernel) // inputs[1]
+        # Where a sum's terms cancel, its partial sums are larger than the sum: what is
+        # rounded off these counts as often more.
+        return min(growth_of_product(terms) * magnified, GROWTH_MOST)
 
     def deviation(
         self,

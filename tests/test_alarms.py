@@ -12,12 +12,14 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import parity
+from parity.compare import deviation
 from parity.objective import objective_for
 from parity.pair import Pair
 from parity.reference import Reference
 from parity.samples import random_images
 from parity.state import DTYPES
 from parity.taps import Quantity
+from parity.tolerances import arithmetic_floor, growth_of_product
 from parity.twins import ABSTRACT
 from resnet_spec import ResNetConfig
 from tests.networks import (
@@ -68,6 +70,19 @@ def test_a_gradient_is_granted_the_roundings_of_the_way_there_and_back(
     ]:
         growth = reference.growth(Quantity(kind, name))
         assert growth == (behind**0.5, behind**0.5), (kind, name)
+
+
+def test_roundings_of_a_sum_grow_by_its_length_and_by_what_cancels_in_it():
+    terms = np.random.default_rng(0).standard_normal((3344, 500)).astype(np.float32)
+    sums = terms.sum(0, dtype=np.float64)
+    terms[-1] -= (sums * 15 / 16).astype(np.float32)  # most of it cancels
+    sums = terms.sum(0, dtype=np.float64)
+    nudge = np.linalg.norm(terms, axis=0)
+    magnified = float(np.linalg.norm(nudge) / np.linalg.norm(sums))
+    error = deviation(terms.cumsum(0, dtype=np.float32)[-1], sums).l2
+    by_length = growth_of_product(len(terms))
+    assert error > arithmetic_floor("float32", max(by_length, magnified))
+    assert error < arithmetic_floor("float32", by_length * magnified)
 
 
 @pytest.mark.slow
