@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import resnet_spec
-from parity.precision import Precision
 from resnet_spec import ResNetConfig
 
 Task = Literal["inference", "training"]
@@ -89,7 +88,6 @@ class Plan:
         seconds: measured repetitions of a case stop after so long, but not below seven.
         only: names of the modes that are part of it, by task; by default all.
         sizes: networks whose files are converted.
-        precision: how accelerators multiply float32 in modes that do not say.
     """
 
     name: str
@@ -99,7 +97,6 @@ class Plan:
     seconds: float = 60.0
     only: Mapping[Task, tuple[str, ...]] = field(default_factory=dict)
     sizes: tuple[str, ...] = ()
-    precision: Precision = "strict"
 
 
 def case(
@@ -192,6 +189,7 @@ def full(device: Device = "cpu") -> Plan:
         case("resnet50", "inference", 8),
         case("resnet50", "training", 8),
         case("resnext50_32x4d", "inference", 4),
+        case("resnext50_32x4d", "training", 4),
         *growth(),
     )
     return Plan(name="full", cases=cases, repeats=15, seconds=40.0, sizes=DEPTHS)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +30,6 @@ from benchmarks import (
 )
 from benchmarks.cases import Case, Plan
 from benchmarks.modes import Mode
-from parity.precision import PRECISIONS
 from resnet_cli.failures import run
 from resnet_cli.options import read_size
 
@@ -56,7 +57,7 @@ def bench(
         Names, typer.Option(help="These networks, not the profile's. Repeatable.")
     ] = None,
     task: Annotated[
-        Names, typer.Option(help="With --network: inference, training or both.")
+        Names, typer.Option(help="With --network: inference or training. Repeatable.")
     ] = None,
     batch: Annotated[
         Optional[list[int]],  # noqa: UP045
@@ -75,9 +76,6 @@ def bench(
         Names, typer.Option(help="Modes of these only: float32, tf32, bfloat16.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    precision: Annotated[
-        str, typer.Option(help="Of float32 on accelerators: strict or tf32.")
-    ] = "strict",
     threads: Annotated[
         Number, typer.Option(help="Of each mode; by default every core's.", min=1)
     ] = None,
@@ -105,7 +103,7 @@ def bench(
         found = results.read(read)
     else:
         chosen = choose_modes(mode or [], dtype or [])
-        plan = _plan(profile, device, precision, repeats)
+        plan = _plan(profile, device, repeats)
         if mode:
             plan = replace(plan, only={})
         if network is not None:
@@ -119,8 +117,10 @@ def bench(
             out.parent.mkdir(exist_ok=True)
         results.require_place(out)
         with _bar() as say:
-            found = run_plan(plan, chosen, threads or _cores(), say)
-        results.write(found, out)
+            found = run_plan(
+                *(plan, chosen, threads or _cores(), say),
+                keep=lambda found: results.write(found, out),
+            )
     show(found, console)
     if old is not None:
         _compare(old, found, console)
@@ -138,6 +138,7 @@ def run_plan(
     chosen: Sequence[Mode],
     threads: int,
     say: Callable[[str, float], None] = lambda what, part: None,
+    keep: Callable[[dict[str, Any]], None] = lambda found: None,
 ) -> dict[str, Any]:
     """Runs a plan and returns what was found, as its JSON has it.
 
@@ -146,11 +147,14 @@ def run_plan(
         chosen: modes; where costs are to be seen growing, those meant for it.
         threads: of each mode.
         say: told what is done, and which part of all is done.
+        keep: given what there is after each case, so that it is not lost.
     """
+    start = time.monotonic()
     steps = len(plan.cases) + len(plan.sizes)
     found: dict[str, Any] = {
         "format": results.FORMAT,
         "environment": results.environment(plan, threads),
+        "took": 0.0,
         "cases": [],
         "conversion": [],
     }
@@ -163,9 +167,13 @@ def run_plan(
         found["cases"].append(
             experiment.run_case(case, those, plan, threads=threads, say=tell)
         )
+        found["took"] = time.monotonic() - start
+        keep(found)
     for done, name in enumerate(plan.sizes, len(plan.cases)):
         say(f"converting {name}", done / steps)
         found["conversion"].append(conversion.measure(name, repeats=plan.repeats))
+    found["took"] = time.monotonic() - start
+    keep(found)
     return found
 
 
@@ -174,11 +182,14 @@ def show(found: dict[str, Any], console: Console) -> None:
     for case in found["cases"]:
         if not case["sweep"]:
             console.print(tables.of_case(case), "")
+            if (table := tables.of_bests(case)) is not None:
+                console.print(table, "")
     if growths := growth.fit(found):
         console.print(tables.of_growth(growths), "")
     for table in (tables.of_conversion(found), tables.skipped(found)):
         if table is not None:
             console.print(table, "")
+    console.print(f"{found['took']:.0f} s in all")
 
 
 def choose_modes(names: Sequence[str], dtypes: Sequence[str]) -> list[Mode]:
@@ -211,16 +222,17 @@ def choose_modes(names: Sequence[str], dtypes: Sequence[str]) -> list[Mode]:
     ]
 
 
-def _plan(profile: str, device: Any, precision: Any, repeats: int | None) -> Plan:
+def _plan(profile: str, device: Any, repeats: int | None) -> Plan:
     for option, value, known in (
         ("--profile", profile, tuple(cases.PROFILES)),
         ("--device", device, cases.DEVICES),
-        ("--precision", precision, PRECISIONS),
     ):
         if value not in known:
             raise ValueError(f"{option} is {value!r}; it must be {_or(known)}")
-    plan = replace(cases.PROFILES[profile](device), precision=precision)
-    return plan if repeats is None else replace(plan, repeats=repeats)
+    plan = cases.PROFILES[profile](device)
+    if repeats is None:
+        return plan
+    return replace(plan, repeats=repeats, seconds=math.inf)
 
 
 def _grid(
@@ -233,15 +245,18 @@ def _grid(
     if wrong := [task for task in tasks or () if task not in cases.TASKS]:
         raise ValueError(f"--task is {wrong[0]!r}; it must be {_or(cases.TASKS)}")
     pixels = read_size(size) if size is not None else None
-    found = cases.grid(networks, tasks or ["inference"], batches or [1], pixels, device)
+    tasks = tasks or ["inference"]
+    batches = batches or ([1] if "inference" in tasks else [2])
+    found = cases.grid(networks, tasks, batches, pixels, device)
     if not found:
         raise ValueError("--batch is 1; training needs at least 2 images")
     return {"name": "chosen", "cases": found, "only": {}, "sizes": ()}
 
 
 def _compare(old: dict[str, Any], new: dict[str, Any], console: Console) -> None:
+    drift = comparison.drift(old, new)
     changes = comparison.compare(old, new)
-    console.print(tables.of_changes(changes))
+    console.print(tables.of_changes(changes, drift))
     same = sum(change.verdict == "same" for change in changes)
     console.print(f"{same} of {len(changes)} rows are the same, within the noise")
     for setting in comparison.other_settings(old, new):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median as middle
 from typing import Any
 
 from benchmarks.statistics import Estimate, change
@@ -17,9 +18,10 @@ class Change:
     """One row in two runs.
 
     Args:
-        case: its key.
+        case: its key, and what it is a point of.
         mode: its name.
-        time: the new median over the old one, with its interval of 99 %.
+        time: the new median over the old one, with its interval of 99 %, less what the
+            machine's drift explains.
         verdict: ``"slower"``, ``"faster"`` or ``"same"``; or what it is now.
     """
 
@@ -32,6 +34,7 @@ class Change:
 def compare(old: Results, new: Results) -> list[Change]:
     """Compares the rows that either run has timed, in the new one's order."""
     before, after = _rows(old), _rows(new)
+    machine = drift(old, new)
     found = []
     for key in [*after, *(key for key in before if key not in after)]:
         first, second = before.get(key), after.get(key)
@@ -40,12 +43,27 @@ def compare(old: Results, new: Results) -> list[Change]:
             if row is not None and row["status"] == "timed":
                 found.append(Change(*key, None, "gone" if second is None else "new"))
         elif first["status"] == second["status"] == "timed":
-            time = change(first["times"], second["times"])
+            time = change([t * machine for t in first["times"]], second["times"])
             found.append(Change(*key, time, verdict(time)))
         elif "timed" in (first["status"], second["status"]):
             text = f"{first['status']} before, {second['status']} now"
             found.append(Change(*key, None, text))
     return found
+
+
+def drift(old: Results, new: Results) -> float:
+    """Returns by what the machine's times were multiplied, from its matrix products.
+
+    The middle over all that both runs have; 1 where they have none.
+    """
+    before, after = _rows(old), _rows(new)
+    changes = [
+        change(before[key]["times"], row["times"]).value
+        for key, row in after.items()
+        if row.get("kind") == "ceiling"
+        and row["status"] == before.get(key, {}).get("status") == "timed"
+    ]
+    return middle(changes) if changes else 1.0
 
 
 def verdict(time: Estimate) -> str:
@@ -60,7 +78,10 @@ def verdict(time: Estimate) -> str:
 def other_settings(old: Results, new: Results) -> list[str]:
     """Names settings in which the runs differ, whose times are then no wonder."""
     pairs = [(run["environment"], run["environment"]["versions"]) for run in (old, new)]
-    keys = ("device", "threads", "precision", "commit", "python", "platform")
+    keys = (
+        *("device", "processors", "threads", "commit", "changed", "python"),
+        *("platform", "profile", "repeats"),
+    )
     found = [
         f"{key}: {pairs[0][0].get(key)} before, {pairs[1][0].get(key)} now"
         for key in keys
@@ -75,7 +96,7 @@ def other_settings(old: Results, new: Results) -> list[str]:
 
 def _rows(results: Results) -> dict[tuple[str, str], dict[str, Any]]:
     return {
-        (case["key"], row["mode"]): row
+        (f"{case['key']} {case['sweep']}".rstrip(), row["mode"]): row
         for case in results["cases"]
         for row in case["rows"]
     }

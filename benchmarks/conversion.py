@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,8 @@ def _convert(network: str, folder: Path, repeats: int) -> dict[str, Any]:
 
 def _memory(folder: Path) -> int:
     """What one conversion takes beyond what is imported before it."""
-    import jax  # noqa: F401  what converting imports, if it is there
+    with suppress(ImportError):  # what converting imports, if it is there
+        import jax  # noqa: F401
     import torch  # noqa: F401
 
     import parity

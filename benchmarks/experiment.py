@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ Say = Callable[[str, float], None]
 """Told what is being done, and which part of the case is done."""
 
 SHORT = 0.1
-"""Seconds below which a mode's turn begins with a repetition that is not timed."""
+"""Seconds; where any mode takes less, all turns begin with a repetition not timed."""
 
 SPARE = 2**30
 """Bytes of memory that must stay free on the machine."""
@@ -48,6 +50,11 @@ class Row:
     status: str = "timed"
     reason: str = ""
     data: dict[str, Any] = field(default_factory=dict)
+
+    def fail(self, reason: str) -> None:
+        """Notes what went wrong, unless it was not to run at all."""
+        if self.status == "timed":
+            self.status, self.reason = "failed", reason
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it as JSON has it."""
@@ -74,7 +81,16 @@ def run_case(
         folder = Path(tempfile.mkdtemp(prefix="resnet-twins-bench-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         say("weights, images and the float64 reference", 0.0)
-        apart(inputs.prepare, case, folder)
+        try:
+            apart(inputs.prepare, case, folder)
+        except WorkerError as error:
+            for row in rows:
+                row.fail(f"there is no reference: {error}")
+            return {
+                **case.to_dict(),
+                "flops": 0,
+                "rows": [row.to_dict() for row in rows],
+            }
         facts = json.loads((folder / inputs.FACTS).read_text())
         workers: dict[str, Worker] = {}
         asked = [row for row in rows if row.status == "timed"]
@@ -90,9 +106,8 @@ def run_case(
         for done, row in enumerate(asked):
             if row.mode.name not in workers:
                 continue
-            say(
-                f"{row.mode.name}: building and checking", 0.1 + 0.5 * done / len(asked)
-            )
+            what = f"{row.mode.name}: building and checking"
+            say(what, 0.1 + 0.5 * done / len(asked))
             worker = workers[row.mode.name]
             if not _enters(row, worker, case, folder, facts["growth"]):
                 workers.pop(row.mode.name).close()
@@ -119,7 +134,6 @@ def _start(
             case=case,
             folder=folder,
             threads=threads,
-            precision=plan.precision,
         )
     )
 
@@ -137,7 +151,7 @@ def _is_ready(row: Row, worker: Worker) -> bool:
     try:
         worker.ready()
     except WorkerError as error:
-        row.status, row.reason = "failed", str(error)
+        row.fail(str(error))
         return False
     return True
 
@@ -153,11 +167,11 @@ def _enters(row: Row, worker: Worker, case: Case, folder: Path, growth: float) -
         path.unlink()
         verdict = _judge(row.mode, found, facts, case, folder, growth)
     except WorkerError as error:
-        row.status, row.reason = "failed", str(error)
+        row.fail(str(error))
         return False
     row.data |= {
-        "first": first,
-        "wake": int(second < SHORT),
+        "first": first + facts.get("prepared", 0.0),
+        "second": second,
         "flops": facts["flops"],
         "settings": facts["settings"],
         "own": facts.get("own"),
@@ -186,7 +200,7 @@ def _judge(
     if facts.get("own"):  # its weights cannot be ours, so ours become its
         weights, results = (f"{mode.name}-{name}.npz" for name in ("weights", "own"))
         config = ResNetConfig.from_json(facts["own"])
-        apart(_own_reference, case, config, folder, weights, results)
+        growth = apart(_own_reference, case, config, folder, weights, results)
     with np.load(folder / results) as file:
         layers = inputs.depth(case.spec)
         return gate.judge(found, dict(file), mode.arithmetic, growth, layers)
@@ -194,20 +208,26 @@ def _judge(
 
 def _own_reference(
     case: Case, config: ResNetConfig, folder: Path, weights: str, results: str
-) -> None:
-    inputs.reference(case, config, folder, weights=weights, results=results)
+) -> float:
+    return inputs.reference(case, config, folder, weights=weights, results=results)
 
 
 def _time(
     rows: Sequence[Row], workers: dict[str, Worker], plan: Plan, say: Say
 ) -> None:
     by_name = {row.mode.name: row for row in rows}
-    timers = {
-        name: lambda name=name, worker=worker: worker.time(
-            wake=by_name[name].data["wake"]
-        )
-        for name, worker in workers.items()
-    }
+    # All or none: the same is asked of every mode of a case.
+    wake = int(any(by_name[name].data["second"] < SHORT for name in workers))
+
+    def turn(name: str, worker: Worker) -> float:
+        if by_name[name].status == "timed":
+            try:
+                return worker.time(wake=wake)
+            except WorkerError as error:
+                by_name[name].fail(str(error))
+        return math.nan
+
+    timers = {name: partial(turn, name, worker) for name, worker in workers.items()}
     total = plan.warm_up + plan.repeats
 
     def progress(done: int) -> None:
@@ -222,6 +242,7 @@ def _time(
     )
     for name, worker in workers.items():
         row = by_name[name]
-        row.data["times"] = times[name]
-        row.data["starts"] = [start for start, _ in worker.turns][plan.warm_up :]
-        row.data["memory"] = worker.memory()
+        if row.status == "timed":
+            row.data["times"] = times[name]
+            row.data["starts"] = [start for start, _ in worker.turns][plan.warm_up :]
+            row.data["memory"] = worker.memory()

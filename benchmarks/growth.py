@@ -29,7 +29,7 @@ class Growth:
         mode: which.
         points: values of it, in order.
         times: medians at these, in seconds.
-        memory: what the process took beyond its imports, in bytes.
+        memory: what the process took while it ran beyond its imports, in bytes.
         time_slope: of time, along the points.
         memory_slope: of memory.
         work_slope: of the floating-point operations, or of the bytes.
@@ -94,4 +94,4 @@ def _growth(sweep: str, mode: str, points: list[tuple[Any, ...]]) -> Growth:
 
 
 def _memory(row: Record) -> float:
-    return max(1.0, row["memory"]["peak"] - row["memory"]["start"])
+    return max(1.0, row["memory"]["running"] - row["memory"]["start"])

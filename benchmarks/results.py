@@ -41,7 +41,6 @@ def environment(plan: Plan, threads: int) -> dict[str, Any]:
         "processors": os.cpu_count(),
         "threads": threads,
         "profile": plan.name,
-        "precision": plan.precision,
         "repeats": plan.repeats,
         "warm_up": plan.warm_up,
         "seconds": plan.seconds,
@@ -72,8 +71,8 @@ def read(path: Path) -> dict[str, Any]:
             for row in case["rows"]:
                 if not {"mode", "status"} <= row.keys():
                     raise ValueError("a row has no mode")
-        if "versions" not in found["environment"]:
-            raise ValueError("it names no versions")
+        if "versions" not in found["environment"] or "took" not in found:
+            raise ValueError("it names no versions, or no time")
         return found
     except OSError as error:
         raise ValueError(

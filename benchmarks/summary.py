@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median as middle
 from typing import Any
 
 from benchmarks.statistics import Estimate, median, quartiles, ratio
+
+_LIBRARIES = ("torchvision", "timm", "keras", "jax-resnet", "flaxmodels")
 
 Results = Mapping[str, Any]
 Record = Mapping[str, Any]
@@ -25,7 +27,7 @@ class Figures:
             where none was measured.
         speed: how many times as fast as the case's first timed mode, round by round.
         compiling: the first call's seconds beyond a median one's.
-        memory: peak of the process in bytes, and how much of it its imports took.
+        memory: peak of the process in bytes: over all, and after it was built.
     """
 
     time: Estimate
@@ -65,9 +67,47 @@ def figures(case: Record) -> Iterator[tuple[Record, Figures]]:
                 share=share,
                 speed=ratio(row["times"], rows[0]["times"]),
                 compiling=max(0.0, row["first"] - time.value),
-                memory=(memory["peak"], memory["start"]),
+                memory=(memory["peak"], memory["running"]),
             ),
         )
+
+
+def ours_of(case: Record) -> dict[str, str]:
+    """Returns each twin's fastest float32 mode: ``"torch"`` and ``"flax"``."""
+    fastest = _fastest(case, "twin", lambda row: row["framework"])
+    return {name: row["mode"] for name, row in fastest.items()}
+
+
+def bests(case: Record) -> dict[str, dict[str, Estimate]]:
+    """Compares fastest float32 modes: by a library's mode, each twin's speed over it.
+
+    A library is a mode's name up to what it is told to do; one that is told to use
+    XLA's faster settings counts apart from itself without them.
+    """
+    ours = _fastest(case, "twin", lambda row: row["framework"])
+    theirs = _fastest(case, "peer", _library)
+    return {
+        row["mode"]: {
+            name: ratio(mine["times"], row["times"]) for name, mine in ours.items()
+        }
+        for row in theirs.values()
+    }
+
+
+def _library(row: Record) -> tuple[str, bool]:
+    name = row["mode"]
+    first = next((it for it in _LIBRARIES if name.startswith(it)), name)
+    return first, name.endswith("-fast")
+
+
+def _fastest(
+    case: Record, kind: str, group: Callable[[Record], Any]
+) -> dict[Any, Record]:
+    found: dict[Any, Record] = {}
+    rows = [row for row in timed(case, kind) if row["arithmetic"] == "float32"]
+    for row in sorted(rows, key=lambda row: middle(row["times"])):
+        found.setdefault(group(row), row)
+    return found
 
 
 def operations(case: Record, row: Record) -> int:

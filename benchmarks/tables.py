@@ -16,14 +16,16 @@ from benchmarks.summary import (
     Figures,
     Record,
     Results,
+    bests,
     ceilings_of,
     figures,
+    ours_of,
     single,
 )
 
 HEADS = (
     *("mode", "ms", "95 %", "quartiles", "images/s", "of ceiling", "speed", "95 %"),
-    *("compiling", "peak memory"),
+    *("compiling", "peak memory, building / running"),
 )
 
 
@@ -43,6 +45,29 @@ def of_case(case: Record) -> Table:
             table.add_row(
                 row["mode"], f"[red]{row['status']}[/]: {escape(row['reason'])}"
             )
+    return table
+
+
+def of_bests(case: Record) -> Table | None:
+    """Returns how our fastest modes compare with each library's, in float32.
+
+    ``None`` where no other library was timed. A library under XLA's faster settings
+    stands for itself.
+    """
+    found = bests(case)
+    if not found:
+        return None
+    table = make_table(
+        f"{case['key']}: our fastest float32 mode against theirs, times as fast",
+        ("theirs", "torch twin", "95 %", "Flax twin", "95 %"),
+        caption=", ".join(f"{name}: {mode}" for name, mode in ours_of(case).items()),
+    )
+    for theirs, by in found.items():
+        cells = [theirs]
+        for name in ("torch", "flax"):
+            it = by.get(name)
+            cells += [f"{it.value:.2f}", _interval(it)] if it else ["", ""]
+        table.add_row(*cells)
     return table
 
 
@@ -111,13 +136,14 @@ def of_conversion(results: Results) -> Table | None:
     return table
 
 
-def of_changes(changes: Sequence[Change], *, every: bool = False) -> Table:
-    """Returns a line for each row that changed, or for every one."""
+def of_changes(changes: Sequence[Change], drift: float) -> Table:
+    """Returns a line for each row that changed, besides what the machine did."""
     heads = ("case", "mode", "time, new / old", "99 %", "")
-    table = make_table("against the other run", heads)
-    colours = {"slower": "red", "faster": "green", "same": "dim"}
+    caption = f"the machine's own products took {drift:.3f} times as long; divided out"
+    table = make_table("against the other run", heads, caption=caption)
+    colours = {"slower": "red", "faster": "green"}
     for it in changes:
-        if it.verdict == "same" and not every:
+        if it.verdict == "same":
             continue
         cells = ("", "")
         if it.time is not None:
@@ -142,13 +168,17 @@ def _markdown(results: Results) -> Iterator[str]:
     yield (
         f"Measured {found['date'][:10]} on {found['device']}, {found['threads']} "
         f"threads, with {versions}: medians of interleaved repetitions in one run. "
-        "*Speed* is over the first mode, with the interval of 95 % for its median; "
-        "*of ceiling* is the share of the fastest matrix product in the same "
-        "arithmetic, measured in the same run."
+        "*Speed* is over torch eager, the first mode that was timed, with the "
+        "interval of 95 % for its median; *of ceiling* is the share of the fastest "
+        "matrix product in the same arithmetic, measured in the same run."
     )
     for case in single(results):
         yield f"\n**{case['key']}**\n"
-        yield "| mode | ms | images/s | speed | of ceiling | compiling | peak memory |"
+        heads = (
+            *("mode", "ms", "images/s", "speed", "of ceiling", "compiling"),
+            "peak memory, building / running",
+        )
+        yield f"| {' | '.join(heads)} |"
         yield "|---|--:|--:|--:|--:|--:|--:|"
         pairs = sorted(figures(case), key=lambda pair: pair[1].time.value)
         for row, it in pairs:
@@ -161,6 +191,15 @@ def _markdown(results: Results) -> Iterator[str]:
         for row in case["rows"]:
             if row["status"] in ("refused", "failed"):
                 yield f"| {row['what']} | {row['status']}: {row['reason']} ||||||"
+        if found_bests := bests(case):
+            yield "\n| our fastest float32 mode over | torch twin | Flax twin |"
+            yield "|---|--:|--:|"
+            for theirs, by in found_bests.items():
+                speeds = [
+                    f"{it.value:.2f} ({it.low:.2f}–{it.high:.2f})" if it else ""
+                    for it in (by.get("torch"), by.get("flax"))
+                ]
+                yield f"| {theirs} | {' | '.join(speeds)} |"
 
 
 def _cells(it: Figures) -> tuple[str, ...]:
@@ -177,7 +216,8 @@ def _share(it: Figures) -> str:
 
 
 def _memory(it: Figures) -> str:
-    return f"{it.memory[0] / 2**20:,.0f} MiB"
+    built, running = (f"{size / 2**20:,.0f}" for size in it.memory)
+    return f"{built} / {running} MiB"
 
 
 def _ms(seconds: float) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.cases import Case
 from benchmarks.modes import Mode
-from parity.precision import Precision, float32_precision
+from parity.precision import float32_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +35,12 @@ class Job:
         case: what to compute.
         folder: with the case's inputs; see ``benchmarks.inputs``.
         threads: that the mode may use.
-        precision: of float32 on accelerators, where the mode does not say.
     """
 
     mode: Mode
     case: Case
     folder: Path
     threads: int
-    precision: Precision = "strict"
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,8 @@ class Runner:
         results: what the last call gave, or in training what the calls have changed:
             by name, what the gate compares.
         flops: of one call, where it is not the network's work.
-        facts: what else is to be known, as JSON has it.
+        facts: what else is to be known, as JSON has it; ``"prepared"``: seconds that
+            compiling took before the first call.
     """
 
     call: Callable[[], object]
@@ -68,16 +67,16 @@ def serve(job: Job, connection: Connection) -> None:
     _silence()
     os.environ.update(_environment(job))
     try:
+        _bind(job.threads)
         if "fast" in job.mode.options:
-            os.environ["XLA_FLAGS"] = _faster_xla()
+            import_module("resnet_flax.xla").use_fast_cpu()
         with ExitStack() as stack:
             runner = job.mode.runner
             place = runner if "." in runner else f"benchmarks.runners.{runner}"
             runners = import_module(place)
             # On a CPU, and for bfloat16, whatever the frameworks' users have.
             if job.case.device != "cpu" and job.mode.arithmetic != "bfloat16":
-                tf32 = job.mode.arithmetic == "tf32"
-                precision = "tf32" if tf32 else job.precision
+                precision = "tf32" if job.mode.arithmetic == "tf32" else "strict"
                 stack.enter_context(float32_precision(precision))
             connection.send(("ready", peak_memory()))
             _answer(job, runners.build, connection)
@@ -139,13 +138,11 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _faster_xla() -> str:
-    """Returns XLA's flag for a faster CPU, before JAX starts and reads it."""
-    try:
-        xla = import_module("resnet_flax.xla")
-        return f"--{xla.OPTION}={xla.VALUE}"
-    except ModuleNotFoundError:
-        return "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
+def _bind(threads: int) -> None:
+    """Leaves this process so many cores: XLA asks for no number of threads."""
+    if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[:threads])
 
 
 def _forget_peak() -> None:

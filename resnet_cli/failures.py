@@ -46,7 +46,8 @@ def one_line(error: Exception) -> str:
         return f"{error.format_message().rstrip('.')}. See --help"  # type: ignore
     text = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError):
-        extra = "plot" if error.name == "matplotlib" else "torch,flax"
+        extras = {"matplotlib": "plot", "psutil": "bench", "scipy": "bench"}
+        extra = extras.get(error.name or "", "torch,flax")
         return f"{text}: install it with `pip install 'resnet-twins[{extra}]'`"
     if isinstance(error, ValueError | OutputError | DownloadError):
         return text

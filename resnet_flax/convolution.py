@@ -99,7 +99,7 @@ def _pointwise(
         x = x[:, ::rows, ::columns, :]
     # As two matrices: over three axes, the gradient's sums would first transpose maps.
     y = lax.dot(x.reshape(-1, x.shape[3]), kernel[0, 0], precision=precision)
-    return y.reshape(*x.shape[:3], -1)
+    return y.reshape(*x.shape[:3], kernel.shape[3])
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))

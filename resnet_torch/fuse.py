@@ -40,14 +40,13 @@ def fuse(model: ResNet) -> ResNet:
     if isinstance(getattr(model, "bn1", None), nn.Identity):
         raise ValueError("the network is fused already; use it as it is")
     fused = copy.deepcopy(model)
-    fused.eval()
     for part in _parts(fused):
         for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
             if hasattr(part, norm):
                 _fold(_last(getattr(part, conv)), getattr(part, norm))
                 setattr(part, norm, nn.Identity())
         _last(getattr(part, "downsample", None))
-    return fused
+    return fused.eval()
 
 
 def _parts(model: ResNet) -> Iterator[nn.Module]:

@@ -32,7 +32,11 @@ def invented(*, factor: float = 1.0, seed: int = 0, slope: float = 1.0) -> Any:
             "reason": "",
             "first": seconds + 3.0,
             "times": list(seconds * rng.normal(1, 0.02, 15)),
-            "memory": {"start": 2**27, "peak": 2**27 + memory, "running": 0},
+            "memory": {
+                "start": 2**27,
+                "peak": 2**28 + memory,
+                "running": 2**27 + memory,
+            },
             "flops": None,
             **more,
         }
@@ -77,6 +81,7 @@ def invented(*, factor: float = 1.0, seed: int = 0, slope: float = 1.0) -> Any:
     found = {
         "format": results.FORMAT,
         "environment": results.environment(plan, 2),
+        "took": 60.0,
         "cases": cases,
         "conversion": [],
     }

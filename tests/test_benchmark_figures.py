@@ -19,7 +19,7 @@ from benchmarks import (
     readme,
 )
 from benchmarks import statistics as numbers
-from benchmarks.summary import ceilings_of, figures
+from benchmarks.summary import bests, ceilings_of, figures, ours_of
 from resnet_cli.main import main as resnet_twins
 from tests.invented import invented, written
 
@@ -55,6 +55,39 @@ def test_a_tenth_slower_is_shown_and_noise_is_not():
     assert all(it.verdict == "slower" for it in slower if it.verdict != "same")
     faster = comparison.compare(invented(factor=1.1), old)
     assert [it.verdict for it in faster if it.verdict != "same"] == ["faster"] * 2
+
+
+def test_a_machine_that_is_slower_in_all_is_said_to_be_and_no_row_is():
+    old, new = invented(), invented(seed=1)
+    for case in new["cases"][:2]:  # those with a matrix product beside them
+        for row in case["rows"]:
+            row["times"] = [1.3 * t for t in row.get("times", [])]
+    old["cases"], new["cases"] = old["cases"][:2], new["cases"][:2]
+    assert comparison.drift(old, new) == pytest.approx(1.3, rel=0.03)
+    assert {change.verdict for change in comparison.compare(old, new)} == {"same"}
+
+
+def test_a_point_of_a_sweep_is_compared_with_that_point():
+    found = invented()
+    twice = {**found["cases"][0], "sweep": "depth"}
+    twice["rows"] = [
+        {**row, "times": [2 * t for t in row.get("times", [])]} for row in twice["rows"]
+    ]
+    found["cases"].append(twice)
+    assert {it.verdict for it in comparison.compare(found, found)} == {"same"}
+
+
+def test_our_fastest_modes_stand_against_each_librarys_fastest():
+    case = invented()["cases"][0]
+    rows = {row["mode"]: row for row in case["rows"]}
+    slower = {**rows["torchvision"], "mode": "torchvision-compiled"}
+    slower["times"] = [2 * t for t in slower["times"]]
+    case["rows"] += [slower]
+    assert ours_of(case) == {"torch": "torch-channels-last", "flax": "flax-jit"}
+    found = bests(case)
+    assert list(found) == ["torchvision"]  # bfloat16 is not compared with float32
+    ratios = np.divide(rows["torchvision"]["times"], rows["flax-jit"]["times"])
+    assert found["torchvision"]["flax"].value == pytest.approx(np.median(ratios))
 
 
 def test_a_mode_that_is_refused_now_is_a_change():
@@ -104,6 +137,7 @@ def test_the_readmes_part_and_picture_come_from_the_json(tmp_path: Path):
         assert "old" not in text
         assert "| torch twin, eager, channels_last | 25" in text
         assert "refused: logits 1e-1" in text
+        assert "| our fastest float32 mode over | torch twin | Flax twin |" in text
         assert "![Throughput by mode](bench.png)" in text
     drawn = matplotlib.image.imread(picture)
     assert drawn.shape[0] > 500
@@ -138,7 +172,10 @@ def test_bad_input_gets_one_line(capsys: pytest.CaptureFixture[str], tmp_path: P
         (["--network", "resnet5"], "no network named 'resnet5'"),
         (["--batch", "2"], "--task, --batch and --size go with --network"),
         (["--network", "resnet18", "--batch", "0"], "batch is 0"),
-        (["--network", "resnet18", "--task", "training"], "at least 2 images"),
+        (
+            ["--network", "resnet18", "--task", "training", "--batch", "1"],
+            "at least 2 images",
+        ),
         (["--network", "resnet18", "--size", "12"], "HEIGHTxWIDTH"),
         (["--device", "tpu"], "--device is 'tpu'; it must be cpu or cuda"),
         (["--dtype", "int8"], "--dtype is 'int8'"),

@@ -150,6 +150,13 @@ def _primitives(*args: Any, **settings: Any) -> str:
     )
 
 
+def test_no_images_give_no_maps():
+    for groups in (1, 2):
+        x, kernel = jnp.zeros((0, 5, 4, 8)), jnp.zeros((1, 1, 8 // groups, 6))
+        found = convolve(x, kernel, (1, 1), "VALID", feature_group_count=groups)
+        assert found.shape == (0, 5, 4, 6)
+
+
 def test_a_1x1_is_a_product_and_groups_are_joined_to_32_channels():
     unpadded = ((0, 0), (0, 0))
     product = _primitives((2, 2), unpadded, feature_group_count=1)

@@ -126,6 +126,11 @@ def _zeros(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.zeros_like(value) for name, value in state.items()}
 
 
+def test_what_stands_where_a_norm_was_is_in_evaluation_mode():
+    fused = resnet_torch.fuse(random_torch(DEEP).train())
+    assert not any(module.training for module in fused.modules())
+
+
 def test_paths_and_settings_stay_and_training_mode_changes_nothing():
     model = random_torch(DEEP).eval()
     fused = resnet_torch.fuse(model)

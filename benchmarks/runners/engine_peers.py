@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,16 @@ def build(job: Job) -> Runner:
     images, _ = inputs.read_batch(job.folder)
     example = torch.from_numpy(images)
     make = _openvino if "openvino" in job.mode.options else _onnxruntime
+    start = time.perf_counter()
     run = make(model, example, job)
+    prepared = time.perf_counter() - start
     del model
     last: list[np.ndarray] = []
 
     def call() -> None:
         last[:] = [run(images)]
 
-    return Runner(call, lambda: {"logits": last[0]})
+    return Runner(call, lambda: {"logits": last[0]}, facts={"prepared": prepared})
 
 
 def _onnxruntime(model: Any, example: torch.Tensor, job: Job) -> Any:

@@ -24,8 +24,7 @@ def build(job: Job) -> Runner:
     before = inputs.read_weights(job.folder)
     parity.load_state_dict(model, before)
     if "fused" in job.mode.options:
-        function: Any = resnet_flax.fuse  # type: ignore[attr-defined]
-        model = getattr(function, "fuse", function)(model)
+        model = resnet_flax.fuse(model)
     images, labels = inputs.read_batch(job.folder)
     x = jax.device_put(np.ascontiguousarray(images.transpose(0, 2, 3, 1)))
     if job.case.task == "training":

@@ -20,14 +20,8 @@ def build(job: Job) -> Runner:
     """Makes the torch twin ready."""
     model = build_twin("torch", job.case.spec, inputs.read_weights(job.folder))
     if "fused" in job.mode.options:
-        model = fuse(resnet_torch, model)
+        model = resnet_torch.fuse(model)
     return runner(job, model)
-
-
-def fuse(twin: Any, model: Any) -> Any:
-    """Calls a twin's ``fuse``, be it a function or a module with one."""
-    function = twin.fuse
-    return getattr(function, "fuse", function)(model)
 
 
 def runner(job: Job, model: torch.nn.Module) -> Runner:
