@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 
 import numpy as np
@@ -144,14 +143,12 @@ class Isolation:
             self.failed[tap] = "does not compute the same twice in torch"
 
     def _networks(self, setup: Experiment, expected: Values) -> dict[str, Deviations]:
-        with ThreadPoolExecutor(1) as aside:  # most of the time goes into compiling
-            in_float64 = aside.submit(self._laboratory.flax, setup, float64=True)
-            with float32_precision(self._precision):
-                found = {
-                    "torch": self._laboratory.torch(setup),
-                    "flax": self._laboratory.flax(setup),
-                }
-            found["flax in float64"] = in_float64.result()
+        with float32_precision(self._precision):
+            found = {
+                "torch": self._laboratory.torch(setup),
+                "flax": self._laboratory.flax(setup),
+            }
+        found["flax in float64"] = self._laboratory.flax(setup, float64=True)
         return {
             name: self._deviations(values, expected) for name, values in found.items()
         }
