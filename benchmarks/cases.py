@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import resnet_spec
@@ -19,7 +19,7 @@ DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
 # Without what takes long to compile, or is nearly another mode again.
-_BRIEF: Mapping[Task, tuple[str, ...]] = {
+BRIEF: Mapping[Task, tuple[str, ...]] = {
     "inference": (
         *("torch-eager", "torch-channels-last", "torch-fused", "torch-bf16"),
         *("flax-jit", "flax-fused", "flax-fast", "flax-fused-fast"),
@@ -45,6 +45,7 @@ class Case:
         batch: images in a batch.
         size: height and width.
         device: where all modes compute.
+        brief: time the modes of ``BRIEF`` only.
         sweep: what it is a point of, if it is there to see the cost grow.
         seed: of weights, images and labels.
     """
@@ -55,6 +56,7 @@ class Case:
     batch: int
     size: tuple[int, int]
     device: Device = "cpu"
+    brief: bool = False
     sweep: str = ""
     seed: int = 0
 
@@ -86,7 +88,6 @@ class Plan:
         warm_up: repetitions before these; five, since the first after a compile are
             slow.
         seconds: measured repetitions of a case stop after so long, but not below seven.
-        only: names of the modes that are part of it, by task; by default all.
         sizes: networks whose files are converted.
     """
 
@@ -95,7 +96,6 @@ class Plan:
     repeats: int
     warm_up: int = 5
     seconds: float = 60.0
-    only: Mapping[Task, tuple[str, ...]] = field(default_factory=dict)
     sizes: tuple[str, ...] = ()
 
 
@@ -106,6 +106,7 @@ def case(
     size: tuple[int, int] | None = None,
     *,
     device: Device = "cpu",
+    brief: bool = False,
     sweep: str = "",
     config: ResNetConfig | None = None,
 ) -> Case:
@@ -117,6 +118,7 @@ def case(
         batch: images in a batch.
         size: height and width; by default the network's own.
         device: where.
+        brief: with fewer modes.
         sweep: what it is a point of.
         config: of a network without a name.
 
@@ -136,6 +138,7 @@ def case(
         batch=batch,
         size=size,
         device=device,
+        brief=brief,
         sweep=sweep,
     )
 
@@ -163,15 +166,14 @@ def quick(device: Device = "cpu") -> Plan:
         cases = grid(("resnet50",), TASKS, (64,), None, device)
     else:
         cases = (
-            case("resnet50", "inference", 1),
-            case("resnet18", "training", 4),
+            case("resnet50", "inference", 1, brief=True),
+            case("resnet18", "training", 4, brief=True),
         )
     return Plan(
         name="quick",
         cases=cases,
         repeats=11,
         seconds=6.0,
-        only={} if device == "cuda" else _BRIEF,
         sizes=("resnet18",),
     )
 
@@ -186,10 +188,10 @@ def full(device: Device = "cpu") -> Plan:
         )
     cases = (
         case("resnet50", "inference", 1),
-        case("resnet50", "inference", 8),
+        case("resnet50", "inference", 8, brief=True),
         case("resnet50", "training", 8),
-        case("resnext50_32x4d", "inference", 4),
-        case("resnext50_32x4d", "training", 4),
+        case("resnext50_32x4d", "inference", 4, brief=True),
+        case("resnext50_32x4d", "training", 4, brief=True),
         *growth(),
     )
     return Plan(name="full", cases=cases, repeats=15, seconds=40.0, sizes=DEPTHS)

@@ -105,7 +105,8 @@ def bench(
         chosen = choose_modes(mode or [], dtype or [])
         plan = _plan(profile, device, repeats)
         if mode:
-            plan = replace(plan, only={})
+            all_of_them = (replace(case, brief=False) for case in plan.cases)
+            plan = replace(plan, cases=tuple(all_of_them))
         if network is not None:
             plan = replace(plan, **_grid(network, task, batch, size, device))
         elif task or batch or size:
@@ -250,7 +251,7 @@ def _grid(
     found = cases.grid(networks, tasks, batches, pixels, device)
     if not found:
         raise ValueError("--batch is 1; training needs at least 2 images")
-    return {"name": "chosen", "cases": found, "only": {}, "sizes": ()}
+    return {"name": "chosen", "cases": found, "sizes": ()}
 
 
 def _compare(old: dict[str, Any], new: dict[str, Any], console: Console) -> None:

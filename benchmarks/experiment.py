@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 
 from benchmarks import gate, inputs
-from benchmarks.cases import Case, Plan
+from benchmarks.cases import BRIEF, Case, Plan
 from benchmarks.modes import Mode, why_not
 from benchmarks.pool import Worker, WorkerError, apart
 from benchmarks.timing import rounds
@@ -76,7 +76,7 @@ def run_case(
     case: Case, modes: Sequence[Mode], plan: Plan, *, threads: int, say: Say
 ) -> dict[str, Any]:
     """Runs every mode of a case and returns what was found, as JSON has it."""
-    rows = [_row(mode, case, plan) for mode in modes]
+    rows = [_row(mode, case) for mode in modes]
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="resnet-twins-bench-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -115,10 +115,10 @@ def run_case(
     return {**case.to_dict(), **facts, "rows": [row.to_dict() for row in rows]}
 
 
-def _row(mode: Mode, case: Case, plan: Plan) -> Row:
+def _row(mode: Mode, case: Case) -> Row:
     if reason := why_not(mode, case):
         return Row(mode, "skipped", reason)
-    if mode.name not in plan.only.get(case.task, (mode.name,)):
+    if case.brief and mode.name not in BRIEF[case.task]:
         return Row(mode, "skipped", "it is in the full profile; --mode names it")
     return Row(mode)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import Plan
+from parity.digest import processor
 from parity.errors import OutputError
 from parity.writing import replacing
 
@@ -124,13 +125,7 @@ def _device(plan: Plan) -> str:
             [sys.executable, "-c", code], capture_output=True, text=True
         )
         return done.stdout.strip() or "none"
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return processor()
 
 
 def _version(package: str) -> str | None:

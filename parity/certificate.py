@@ -13,7 +13,9 @@ from parity.tolerances import UNIT_ROUNDOFF
 
 FORMAT = "resnet-twins certificate 1"
 
-_MACHINE = ("python", "platform", "processors", "versions", "torch", "jax")
+_MACHINE = (
+    *("python", "platform", "processor", "processors", "versions", "torch", "jax"),
+)
 """What of a setting says where it was run; all else, what was."""
 
 _ROUNDED = ("error", "limit", "l2", "max", "growth")

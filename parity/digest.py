@@ -7,7 +7,9 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -41,6 +43,7 @@ def environment() -> dict[str, Any]:
     found: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": processor(),
         "processors": os.cpu_count(),
         "versions": {package: _version(package) for package in _PACKAGES},
     }
@@ -57,6 +60,15 @@ def environment() -> dict[str, Any]:
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
         }
     return found
+
+
+def processor() -> str:
+    """Returns the processor's name; on Linux what the kernel calls it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

@@ -245,6 +245,8 @@ def check_(
 
     if [name is not None, self_test, verify is not None].count(True) != 1:
         raise ValueError("check takes a network's name, --self-test or --verify FILE")
+    if name is None and (html, certificate) != (None, None):
+        raise ValueError("--html and --certificate go with a network's name")
     if self_test:
         ok = checks.self_test(as_json=as_json)
     elif verify is not None:

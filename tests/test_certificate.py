@@ -114,6 +114,7 @@ def test_another_machine_is_named_and_may_differ_a_little(
     path: Path, report: parity.Report
 ):
     certificate = read_certificate(path)
+    certificate["setting"]["processor"] = "another"
     certificate["setting"]["processors"] = -1
     certificate["setting"]["versions"]["jax"] = "0.0.1"
     del certificate["setting"]["torch"]["threads"]
@@ -121,6 +122,7 @@ def test_another_machine_is_named_and_may_differ_a_little(
     assert said.startswith("another machine: ")
     assert 'versions.jax: "0.0.1" is certified, here it is "' in said
     assert "processors: -1 is certified" in said
+    assert 'processor: "another" is certified' in said
     assert "torch.threads: nothing is certified" in said
     assert said.endswith("figures may differ tenfold")
     for field in ("error", "limit"):

@@ -119,6 +119,15 @@ def test_a_check_that_cannot_be_made_is_refused_with_the_way_out(
     assert problem in call.error("check", "resnet18", *arguments)
 
 
+@pytest.mark.parametrize("what", [["--self-test"], ["--verify", "c.json"]])
+@pytest.mark.parametrize("option", ["--certificate", "--html"])
+def test_what_only_a_networks_check_writes_is_refused_beside_others(
+    call: Called, what: list[str], option: str
+):
+    said = call.error("check", *what, option, "somewhere")
+    assert "--html and --certificate go with a network's name" in said
+
+
 @pytest.mark.parametrize("option", ["--certificate", "--html"])
 def test_a_place_that_cannot_be_written_is_refused_before_the_check(
     option: str, call: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
