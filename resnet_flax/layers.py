@@ -220,11 +220,13 @@ class BatchNorm2d(nnx.Module):
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
-            mean, var = self._batch_statistics(x)
+            centre = _centre(x)
+            x = _minus(x, centre)
+            mean, var = self._batch_statistics(x, centre)
         return _normal(x, scale, bias, mean, var, self.eps, dtype)
 
     def _batch_statistics(
-        self, x: Float[Array, "n h w c"]
+        self, x: Float[Array, "n h w c"], centre: Float[Array, " c"]
     ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
         count = x.size // x.shape[-1]
         if count < 2:
@@ -233,7 +235,7 @@ class BatchNorm2d(nnx.Module):
                 "more than one value per channel. Use a larger batch, or call eval()"
             )
         mean, var = _moments(x)
-        self._track(self.mean, mean)
+        self._track(self.mean, centre + mean)
         self._track(self.var, var * (count / (count - 1)))
         self.num_batches_tracked.set_value(_plus_one(self.num_batches_tracked[...]))
         return mean, var
@@ -261,6 +263,24 @@ def _normal(
     )
     # 1/sqrt, not rsqrt: the latter is an approximation on some devices.
     return ((x - mean) * (scale / jnp.sqrt(var + eps)) + bias).astype(dtype)
+
+
+@jax.jit
+def _centre(x: Float[Array, "n h w c"]) -> Float[Array, " c"]:
+    """Returns nearly the mean, a constant to the gradient.
+
+    What rounding takes from a mean that is large beside the deviation shifts every
+    value by a part of the deviation; torch holds means in float64. About this centre
+    the mean is nearly zero, and what is taken from it is nothing.
+    """
+    return jax.lax.stop_gradient(x.mean((0, 1, 2)))
+
+
+@jax.jit
+def _minus(
+    x: Float[Array, "n h w c"], centre: Float[Array, " c"]
+) -> Float[Array, "n h w c"]:
+    return x - centre.reshape(1, 1, 1, -1)
 
 
 @jax.jit

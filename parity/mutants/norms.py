@@ -30,7 +30,7 @@ class Norm(BatchNorm2d):
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
-            mean, var = self._batch_statistics(x)
+            mean, var = self._batch_statistics(x, jnp.zeros_like(x[0, 0, 0]))
         taken = self.taken(self.scale[...], self.bias[...], mean, var)
         scale, bias, mean, var = (value.reshape(1, 1, 1, -1) for value in taken)
         return (x - mean) * (scale / self.root(var)) + bias
@@ -119,9 +119,9 @@ class AlwaysBatchStatistics(Norm):
 class BiasedRunningVariance(BatchNorm2d):
     """Notes the variance that it divides by, not n/(n-1) times it."""
 
-    def _batch_statistics(self, x: Array) -> tuple[Array, Array]:
+    def _batch_statistics(self, x: Array, centre: Array) -> tuple[Array, Array]:
         old = self.var[...]
-        mean, var = super()._batch_statistics(x)
+        mean, var = super()._batch_statistics(x, centre)
         self.var.set_value(old)
         self._track(self.var, var)
         return mean, var
@@ -130,8 +130,8 @@ class BiasedRunningVariance(BatchNorm2d):
 class UnbiasedVariance(BatchNorm2d):
     """Divides by the unbiased variance, which torch only notes."""
 
-    def _batch_statistics(self, x: Array) -> tuple[Array, Array]:
-        mean, var = super()._batch_statistics(x)
+    def _batch_statistics(self, x: Array, centre: Array) -> tuple[Array, Array]:
+        mean, var = super()._batch_statistics(x, centre)
         count = x.size // x.shape[-1]
         return mean, var * (count / (count - 1))
 
@@ -139,10 +139,11 @@ class UnbiasedVariance(BatchNorm2d):
 class FastVariance(BatchNorm2d):
     """Computes E[x²] - E[x]²."""
 
-    def _batch_statistics(self, x: Array) -> tuple[Array, Array]:
+    def _batch_statistics(self, x: Array, centre: Array) -> tuple[Array, Array]:
         old = self.var[...]
-        mean, _ = super()._batch_statistics(x)
-        var = jnp.square(x).mean((0, 1, 2)) - jnp.square(mean)
+        mean, _ = super()._batch_statistics(x, centre)
+        whole = x + centre.reshape(1, 1, 1, -1)
+        var = jnp.square(whole).mean((0, 1, 2)) - jnp.square(centre + mean)
         count = x.size // x.shape[-1]
         self.var.set_value(old)
         self._track(self.var, var * (count / (count - 1)))
@@ -152,16 +153,16 @@ class FastVariance(BatchNorm2d):
 class ConstantStatistics(BatchNorm2d):
     """Differentiates as if the batch's statistics did not depend on the batch."""
 
-    def _batch_statistics(self, x: Array) -> tuple[Array, Array]:
-        mean, var = super()._batch_statistics(x)
+    def _batch_statistics(self, x: Array, centre: Array) -> tuple[Array, Array]:
+        mean, var = super()._batch_statistics(x, centre)
         return jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
 
 
 class Uncounted(BatchNorm2d):
     """Does not count batches."""
 
-    def _batch_statistics(self, x: Array) -> tuple[Array, Array]:
+    def _batch_statistics(self, x: Array, centre: Array) -> tuple[Array, Array]:
         old = self.num_batches_tracked[...]
-        found = super()._batch_statistics(x)
+        found = super()._batch_statistics(x, centre)
         self.num_batches_tracked.set_value(old)
         return found
