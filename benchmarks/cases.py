@@ -22,10 +22,10 @@ DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 BRIEF: Mapping[Task, tuple[str, ...]] = {
     "inference": (
         *("torch-eager", "torch-channels-last", "torch-fused", "torch-bf16"),
-        *("flax-jit", "flax-fused", "flax-fast", "flax-fused-fast"),
+        *("flax-jit", "flax-fused", "flax-fused-fast"),
         *("torchvision-channels-last", "jax-resnet", "jax-resnet-fast"),
         *("onnxruntime", "openvino"),
-        *("product-torch", "product-torch-bf16", "product-xla"),
+        *("product-torch", "product-xla"),
     ),
     "training": (
         *("torch-channels-last", "flax-jit", "flax-fast"),
