@@ -168,8 +168,8 @@ def _markdown(results: Results) -> Iterator[str]:
     yield (
         f"Measured {found['date'][:10]} on {found['device']}, {found['threads']} "
         f"threads, with {versions}: medians of interleaved repetitions in one run. "
-        "*Speed* is over torch eager, the first mode that was timed, with the "
-        "interval of 95 % for its median; *of ceiling* is the share of the fastest "
+        "*Speed* is over the mode that has 1.00, with the interval of 95 % for its "
+        "median; *of ceiling* is the share of the fastest "
         "matrix product in the same arithmetic, measured in the same run."
     )
     for case in single(results):
