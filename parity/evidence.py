@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from parity.compare import Deviation
 from parity.isolation import Deviations, Isolation
 from parity.kinks import Kink
 from parity.names import COUNTER
-from parity.objective import Objective, objective_for
+from parity.objective import Objective, loss_scale, objective_for
 from parity.pair import Pair
 from parity.precision import Precision, float32_precision
 from parity.reference import Reference
@@ -151,9 +151,20 @@ class Phase:
     @cached_property
     def _objective(self) -> Objective:
         shape = self._pair.output_shape(self._images)
-        # Half types lose what is small; a power of two costs no digit.
-        scale = 1024.0 if self._evidence.dtype == "float16" else 1.0
-        return objective_for(shape, seed=self._evidence.seed, scale=scale)
+        objective = objective_for(shape, seed=self._evidence.seed)
+        if self._evidence.dtype != "float16":
+            return objective
+        # It loses what is small, and has no room for what is large; a power of two
+        # costs no digit.
+        largest = 0.0
+
+        def visit(quantity: Quantity, value: np.ndarray) -> None:
+            nonlocal largest
+            if "gradient" in quantity.kind:
+                largest = max(largest, float(np.abs(value).max(initial=0.0)))
+
+        self._pair.torch_training(self._images, objective, visit, float64=True)
+        return replace(objective, scale=loss_scale(largest))
 
     @cached_property
     def torch_run(self) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import floor, inf, log2
 
 import numpy as np
 
@@ -48,6 +49,17 @@ def objective_for(
     if classes:
         labels = np.random.default_rng(seed).integers(0, classes, output[0])
     return Objective(labels, label_smoothing, scale, seed)
+
+
+def loss_scale(largest: float) -> float:
+    """Returns a power of two that keeps float16 gradients from both of its ends.
+
+    Args:
+        largest: of all gradients of the loss as it is.
+    """
+    if not 0 < largest < inf:
+        return 1024.0
+    return min(1024.0, 2.0 ** floor(log2(2.0**14 / largest)))  # float16 ends at 2^16
 
 
 def has_classes(output: Shape) -> int:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import parity
 from parity.compare import deviation
-from parity.objective import objective_for
+from parity.objective import loss_scale, objective_for
 from parity.pair import Pair
 from parity.reference import Reference
 from parity.samples import random_images
@@ -70,6 +70,16 @@ def test_a_gradient_is_granted_the_roundings_of_the_way_there_and_back(
     ]:
         growth = reference.growth(Quantity(kind, name))
         assert growth == (behind**0.5, behind**0.5), (kind, name)
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-9, 15.9, 16.1, 3e4, 1e30, float("inf")])
+def test_float16_gradients_are_scaled_into_its_range(largest: float):
+    scale = loss_scale(largest)
+    assert scale == 2.0 ** np.round(np.log2(scale))
+    assert scale <= 1024
+    if largest < float("inf"):
+        assert largest * scale < 2**15
+        assert scale == 1024 or largest * scale > 2**12
 
 
 def test_roundings_of_a_sum_grow_by_its_length_and_by_what_cancels_in_it():
