@@ -58,7 +58,7 @@ def drift(old: Results, new: Results) -> float:
     """
     before, after = _rows(old), _rows(new)
     changes = [
-        change(before[key]["times"], row["times"]).value
+        middle(row["times"]) / middle(before[key]["times"])
         for key, row in after.items()
         if row.get("kind") == "ceiling"
         and row["status"] == before.get(key, {}).get("status") == "timed"

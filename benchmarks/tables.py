@@ -49,7 +49,7 @@ def of_case(case: Record) -> Table:
 
 
 def of_bests(case: Record) -> Table | None:
-    """Returns how our fastest modes compare with each library's, in float32.
+    """Returns how our fastest modes here compare with each library's, in float32.
 
     ``None`` where no other library was timed. A library under XLA's faster settings
     stands for itself.
@@ -58,7 +58,7 @@ def of_bests(case: Record) -> Table | None:
     if not found:
         return None
     table = make_table(
-        f"{case['key']}: our fastest float32 mode against theirs, times as fast",
+        f"{case['key']}: our fastest float32 mode timed here over theirs",
         ("theirs", "torch twin", "95 %", "Flax twin", "95 %"),
         caption=", ".join(f"{name}: {mode}" for name, mode in ours_of(case).items()),
     )
@@ -192,7 +192,8 @@ def _markdown(results: Results) -> Iterator[str]:
             if row["status"] in ("refused", "failed"):
                 yield f"| {row['what']} | {row['status']}: {row['reason']} ||||||"
         if found_bests := bests(case):
-            yield "\n| our fastest float32 mode over | torch twin | Flax twin |"
+            head = "our fastest float32 mode timed here, over"
+            yield f"\n| {head} | torch twin | Flax twin |"
             yield "|---|--:|--:|"
             for theirs, by in found_bests.items():
                 speeds = [

@@ -302,7 +302,7 @@ def _moved(
 
 
 @jax.jit
-def _plus_one(words: UInt[Array, 2]) -> UInt[Array, 2]:
+def _plus_one(words: UInt[Array, " words"]) -> UInt[Array, " words"]:
     low, high = words
     low = low + jnp.uint32(1)
     return jnp.stack([low, high + (low == 0).astype(jnp.uint32)])
