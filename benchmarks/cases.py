@@ -87,7 +87,8 @@ class Plan:
         repeats: measured repetitions of each mode.
         warm_up: repetitions before these; five, since the first after a compile are
             slow.
-        seconds: measured repetitions of a case stop after so long, but not below seven.
+        seconds: measured repetitions of a case stop after so long, but not below seven;
+            never if ``None``.
         sizes: networks whose files are converted.
     """
 
@@ -95,7 +96,7 @@ class Plan:
     cases: tuple[Case, ...]
     repeats: int
     warm_up: int = 5
-    seconds: float = 60.0
+    seconds: float | None = 60.0
     sizes: tuple[str, ...] = ()
 
 

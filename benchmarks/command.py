@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
@@ -233,7 +232,7 @@ def _plan(profile: str, device: Any, repeats: int | None) -> Plan:
     plan = cases.PROFILES[profile](device)
     if repeats is None:
         return plan
-    return replace(plan, repeats=repeats, seconds=math.inf)
+    return replace(plan, repeats=repeats, seconds=None)
 
 
 def _grid(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -60,7 +59,7 @@ def rounds(
     *,
     repeats: int,
     warm_up: int,
-    seconds: float = math.inf,
+    seconds: float | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, list[float]]:
     """Lets each take its turn, round after round; returns what they measured.
@@ -70,7 +69,7 @@ def rounds(
         repeats: rounds that count.
         warm_up: rounds before them.
         seconds: no new round is begun when those that count have taken so long, if
-            there were at least ``LEAST``.
+            there were at least ``LEAST``; ``None`` for as long as they take.
         progress: told after every round how many there have been.
     """
     times: dict[str, list[float]] = {name: [] for name in timers}
@@ -78,7 +77,7 @@ def rounds(
     for done in range(warm_up + repeats):
         if done == warm_up:
             start = time.perf_counter()
-        enough = done - warm_up >= min(LEAST, repeats)
+        enough = seconds is not None and done - warm_up >= min(LEAST, repeats)
         if enough and time.perf_counter() - start > seconds:
             break
         for name, timer in timers.items():

@@ -69,7 +69,7 @@ def serve(job: Job, connection: Connection) -> None:
     try:
         _bind(job.threads)
         if "fast" in job.mode.options:
-            import_module("resnet_flax.xla").use_fast_cpu()
+            import_module("resnet_flax.xla").use_fast_cpu(job.case.task)
         with ExitStack() as stack:
             runner = job.mode.runner
             place = runner if "." in runner else f"benchmarks.runners.{runner}"

@@ -9,6 +9,7 @@ from importlib import import_module
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import jax
@@ -247,6 +248,60 @@ def test_accelerator_modes_skip_without_a_device(task: Any):
     for name in names:
         assert why_not(NAMES[name], compiled) == "torch sees no CUDA device"
     assert why_not(NAMES["flax-tf32"], compiled) == "JAX sees no CUDA device"
+
+
+RESNET18 = case("resnet18", batch=2, size=(64, 64))
+RESNET50 = case("resnet50", batch=1, size=(64, 64))
+
+
+@pytest.mark.skipif(which("c++") is None, reason="there is no C++ compiler")
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ("inference", ("torch-compiled", "torch-compiled-fused", "flax-fused-fast")),
+        ("training", ("torch-compiled",)),
+    ],
+)
+def test_compiled_modes_pass_the_gate(task: Any, names: tuple[str, ...]):
+    rows = rows_of(run(*(NAMES[name] for name in names), cases=(tiny(task),)))
+    assert {n: r["reason"] for n, r in rows.items()} == dict.fromkeys(names, "")
+
+
+def test_the_command_times_training_as_often_as_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "bench.json"
+    names = ("torch-eager", "flax-fast", "product-torch")
+    chosen = [word for name in names for word in ("--mode", name)]
+    network = ("--network", "cifar_resnet20", "--task", "training", "--batch", "3")
+    more = ("--dtype", "float32", "--repeats", "8", "--threads", "1")
+    with pytest.raises(SystemExit, check=lambda ended: not ended.code):
+        command.main([*network, *chosen, *more, "--out", str(out)])
+    found = results.read(out)
+    assert len(found["cases"]) == 1
+    rows = rows_of(found)
+    for name in names:
+        assert len(rows[name]["times"]) == 8, rows[name]["reason"]
+    assert f"results: {out}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("network", "least"), [("resnet18", "timm"), ("resnet50", "keras-jax")]
+)
+def test_every_library_that_is_installed_computes_the_same(network: str, least: str):
+    it = case(network, batch=2, size=(64, 64))
+    peers = [
+        mode
+        for mode in MODES
+        if mode.kind == "peer"
+        and "compiled" not in mode.options
+        and (network == "resnet18" or mode.networks == (network,))
+    ]
+    can = {mode.name for mode in peers if why_not(mode, it) is None}
+    assert least in can
+    rows = rows_of(run(*peers, cases=(it,)))
+    wrong = {n: r["reason"] for n, r in rows.items() if r["status"] != "timed"}
+    assert set(wrong) == set(rows) - can, wrong
 
 
 def test_the_quick_profile_names_modes_that_exist():
