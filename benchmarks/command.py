@@ -104,7 +104,7 @@ def bench(
         chosen = choose_modes(mode or [], dtype or [])
         plan = _plan(profile, device, repeats)
         if mode:
-            all_of_them = (replace(case, brief=False) for case in plan.cases)
+            all_of_them = (replace(case, modes=()) for case in plan.cases)
             plan = replace(plan, cases=tuple(all_of_them))
         if network is not None:
             plan = replace(plan, **_grid(network, task, batch, size, device))
@@ -164,9 +164,9 @@ def run_plan(
         def tell(what: str, part: float, case: Case = case, done: int = done) -> None:
             say(f"{case.key}: {what}", (done + part) / steps)
 
-        found["cases"].append(
-            experiment.run_case(case, those, plan, threads=threads, say=tell)
-        )
+        before = time.monotonic()
+        rows = experiment.run_case(case, those, plan, threads=threads, say=tell)
+        found["cases"].append({**rows, "took": time.monotonic() - before})
         found["took"] = time.monotonic() - start
         keep(found)
     for done, name in enumerate(plan.sizes, len(plan.cases)):

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 
 from benchmarks import gate, inputs
-from benchmarks.cases import BRIEF, Case, Plan
+from benchmarks.cases import Case, Plan
 from benchmarks.modes import Mode, why_not
 from benchmarks.pool import Worker, WorkerError, apart
 from benchmarks.timing import rounds
@@ -118,7 +118,7 @@ def run_case(
 def _row(mode: Mode, case: Case) -> Row:
     if reason := why_not(mode, case):
         return Row(mode, "skipped", reason)
-    if case.brief and mode.name not in BRIEF[case.task]:
+    if case.modes and mode.name not in case.modes:
         return Row(mode, "skipped", "it is in the full profile; --mode names it")
     return Row(mode)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -73,12 +74,13 @@ def rounds(
         progress: told after every round how many there have been.
     """
     times: dict[str, list[float]] = {name: [] for name in timers}
+    limit = math.inf if seconds is None else seconds
     start = time.perf_counter()
     for done in range(warm_up + repeats):
         if done == warm_up:
             start = time.perf_counter()
-        enough = seconds is not None and done - warm_up >= min(LEAST, repeats)
-        if enough and time.perf_counter() - start > seconds:
+        enough = done - warm_up >= min(LEAST, repeats)
+        if enough and time.perf_counter() - start > limit:
             break
         for name, timer in timers.items():
             measured = timer()

@@ -1,9 +1,9 @@
 """Faster settings of XLA for a CPU, which JAX does not choose itself.
 
-jaxlib 0.10 hands convolutions, products and reductions to a library of kernels, YNNPACK,
-whose convolutions outside of 1x1 are slower than those XLA had before, and for which
-channels' scales and biases are written out at the size of the map. What is best depends
-on what is done, so it is to be said:
+jaxlib 0.10 hands convolutions, products and reductions to a library of kernels,
+YNNPACK. Its convolutions outside of 1x1 are slower than those XLA had before, and for
+it channels' scales and biases are written out at the size of the map. What is best
+depends on what is done, so it is to be said:
 
 - inference: without the library. Of resnet50, batch 8, it takes half of the time with
   batch norms and an eighth with these folded.

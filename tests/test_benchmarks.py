@@ -29,12 +29,13 @@ from benchmarks import (
     modes,
     results,
 )
-from benchmarks.cases import BRIEF, TASKS, Case, Plan, case, quick
+from benchmarks.cases import PROFILES, TASKS, Case, Plan, case
 from benchmarks.modes import MODES, NAMES, Mode, why_not
 from benchmarks.pool import Worker, WorkerError
 from benchmarks.work import flops
 from benchmarks.worker import Job
 from parity.twins import abstract_flax
+from resnet_flax import xla
 from resnet_spec import ResNetConfig, get_config
 from tests.invented import written
 from tests.networks import TINY, TINY_BOTTLENECK
@@ -150,7 +151,7 @@ def test_modes_that_agree_are_timed_and_their_error_is_written_down(ran: Any):
         assert row["memory"]["peak"] >= row["memory"]["running"] > 2**26
         assert row["settings"]["torch" if "torch" in name else "jax"]
     flags = rows["flax-fast"]["settings"]["jax"]["xla_flags"]
-    assert "LIBRARY_FUSION_TYPE_DOT" in flags
+    assert flags == f"--{xla.OPTION}={xla.VALUES['inference']}"
     if sys.platform == "linux":  # XLA asks for no number of threads
         assert rows["flax-fast"]["settings"]["affinity"] == 1
     assert ran["took"] > 0
@@ -304,10 +305,10 @@ def test_every_library_that_is_installed_computes_the_same(network: str, least: 
     assert set(wrong) == set(rows) - can, wrong
 
 
-def test_the_quick_profile_names_modes_that_exist():
-    assert all(case.brief for case in quick().cases)
-    for names in BRIEF.values():
-        assert set(names) <= set(NAMES)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_names_modes_that_exist_and_do_its_task(profile: str):
+    for it in PROFILES[profile]().cases:
+        assert all(it.task in NAMES[name].tasks for name in it.modes)
 
 
 def test_names_of_modes_are_unique_and_fast_ones_bring_their_flags():
