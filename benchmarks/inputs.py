@@ -42,9 +42,10 @@ def read_weights(folder: Path, name: str = WEIGHTS) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def read_batch(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads images (n, c, h, w) and labels (n,)."""
-    return np.load(folder / IMAGES), np.load(folder / LABELS)
+def read_batch(folder: Path, case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Reads images (n, c, h, w) and labels (n,), as many as the case has."""
+    images, labels = (np.load(folder / name) for name in (IMAGES, LABELS))
+    return images[: case.batch], labels[: case.batch]
 
 
 def changes(
@@ -92,7 +93,7 @@ def prepare(case: Case, folder: Path) -> None:
         np.save(folder / name, array)
     np.savez(folder / WEIGHTS, allow_pickle=False, **state)
     facts = {
-        "growth": reference(case, config, folder),
+        "growth": reference(case.judged, config, folder),
         "parameters": sum(
             layer.parameters for layer in parity.layers(model, shape[1:])
         ),
@@ -129,7 +130,7 @@ def reference(
     from resnet_torch.optim import create_optimizer, train_step
 
     state = read_weights(folder, weights)
-    images, labels = read_batch(folder)
+    images, labels = read_batch(folder, case)
     images = images.astype(np.float64)
 
     def run(images: np.ndarray, *, moved: bool) -> dict[str, np.ndarray]:

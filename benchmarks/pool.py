@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cases import Case
 from benchmarks.worker import Job, serve
 
 _SPAWN = multiprocessing.get_context("spawn")  # a fork would copy this one's threads
@@ -37,9 +38,13 @@ class Worker:
         """Waits until its frameworks are imported."""
         _, self.at_start = self._receive()
 
-    def build(self) -> tuple[list[float], Path, dict[str, Any]]:
-        """Makes its network; returns times of two calls, their results, and facts."""
-        first, second, path, facts = self._ask("build")
+    def build(self, case: Case) -> tuple[list[float], Path, dict[str, Any]]:
+        """Makes its network ready for a case, instead of any other.
+
+        Returns:
+            Times of two calls, a file with the first one's results, and facts.
+        """
+        first, second, path, facts = self._ask("build", case)
         return [first[1], second[1]], path, facts
 
     def time(self, *, wake: int = 0) -> float:

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -94,7 +94,8 @@ def _answer(job: Job, build: Callable[[Job], Runner], connection: Connection) ->
     while True:
         question, argument = connection.recv()
         if question == "build":
-            runner = build(job)
+            runner = None  # the one before must not take memory beside it
+            runner = build(replace(job, case=argument))
             first = _timed(runner.call)
             path = job.folder / f"{job.mode.name}.npz"
             np.savez(path, allow_pickle=False, **runner.results())

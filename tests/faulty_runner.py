@@ -42,6 +42,8 @@ def build(job: Job) -> Runner:
         os.kill(os.getpid(), signal.SIGKILL)
     if "dies" in job.mode.options:  # after it was judged
         return _dying(runner(job, model))
+    if "tells" in job.mode.options:  # how many images it was given
+        return replace(runner(job, model), flops=job.case.batch)
     if "decay" in job.mode.options:  # of the running statistics
         model.layer1[0].bn1.momentum = 0.2
     return runner(job, model)

@@ -98,7 +98,7 @@ def test_roundings_of_a_sum_grow_by_its_length_and_by_what_cancels_in_it():
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(10))
 def test_no_false_alarm(number: int):
-    seen = []
+    seen, alarms = [], []
 
     @seed(number)
     @settings(
@@ -120,7 +120,9 @@ def test_no_false_alarm(number: int):
         found = parity.check(model, twin, images, seed=weights)
         seen.append(config)
         print(f"{number}/{len(seen)}: {dtype}, {config}, {images.shape}: {found.ok}")
-        assert found.ok, f"{config} in {dtype}, weights {weights}: {found.verdict()}"
+        if not found.ok:  # the others of this number are checked nevertheless
+            alarms.append(f"{config} in {dtype}, weights {weights}: {found.verdict()}")
 
     cast(Any, check)()
+    assert not alarms, f"{len(alarms)} of {len(seen)}: {alarms}"
     assert len(seen) >= RUNS

@@ -29,7 +29,7 @@ from benchmarks import (
     modes,
     results,
 )
-from benchmarks.cases import PROFILES, TASKS, Case, Plan, case
+from benchmarks.cases import JUDGED, PROFILES, TASKS, Case, Plan, case
 from benchmarks.modes import MODES, NAMES, Mode, why_not
 from benchmarks.pool import Worker, WorkerError
 from benchmarks.work import flops
@@ -166,6 +166,17 @@ def test_a_mode_that_computes_another_thing_is_refused_and_never_timed(ran: Any)
     assert "times" not in row
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_of_many_images_the_gate_looks_at_the_first_and_all_are_timed(task: Any):
+    many = replace(tiny(task), batch=JUDGED + 8)
+    found = run(faulty("tells"), faulty("eps"), NAMES["flax-jit"], cases=(many,))
+    rows = rows_of(found)
+    statuses = {name: row["status"] for name, row in rows.items()}
+    assert list(statuses.values()) == ["timed", "refused", "timed"]
+    assert rows["faulty-tells"]["flops"] == many.batch
+    assert found["cases"][0]["flops"] == flops(TINY, task, many.batch, many.size)
+
+
 def test_a_mode_that_dies_or_cannot_run_says_so_and_the_others_are_timed(ran: Any):
     rows = rows_of(ran)
     assert rows["faulty-killed"]["status"] == "failed"
@@ -181,7 +192,7 @@ def test_an_error_in_a_worker_comes_back_in_one_line(folders: dict[str, Path]):
     worker = Worker(Job(mode=faulty("raises"), case=tiny(), folder=folder, threads=1))
     worker.ready()
     with pytest.raises(WorkerError, match=r"^RuntimeError: the fault of this mode$"):
-        worker.build()
+        worker.build(worker.job.case)
     worker.close()
 
 

@@ -16,7 +16,7 @@ from parity.twins import build as build_twin
 def build(job: Job) -> Runner:
     """Makes the engine ready."""
     model = build_twin("torch", job.case.spec, inputs.read_weights(job.folder))
-    images, _ = inputs.read_batch(job.folder)
+    images, _ = inputs.read_batch(job.folder, job.case)
     example = torch.from_numpy(images)
     make = _openvino if "openvino" in job.mode.options else _onnxruntime
     start = time.perf_counter()

@@ -25,7 +25,7 @@ def build(job: Job) -> Runner:
     else:
         model, variables = _jax_resnet(depth, state)
         more = {"mutable": False}
-    images, _ = inputs.read_batch(job.folder)
+    images, _ = inputs.read_batch(job.folder, job.case)
     x = jax.device_put(np.ascontiguousarray(images.transpose(0, 2, 3, 1)))
     variables = jax.device_put(variables)
     forward = jax.jit(lambda variables, x: model.apply(variables, x, **more))

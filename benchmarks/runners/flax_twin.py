@@ -25,7 +25,7 @@ def build(job: Job) -> Runner:
     parity.load_state_dict(model, before)
     if "fused" in job.mode.options:
         model = resnet_flax.fuse(model)
-    images, labels = inputs.read_batch(job.folder)
+    images, labels = inputs.read_batch(job.folder, job.case)
     x = jax.device_put(np.ascontiguousarray(images.transpose(0, 2, 3, 1)))
     if job.case.task == "training":
         return _training(job, model, x, jax.device_put(labels), before)

@@ -38,7 +38,7 @@ def build(job: Job) -> Runner:
             weight.assign(value.transpose(axes[value.ndim]))
     weights = job.folder / f"{job.mode.name}-weights.npz"
     np.savez(weights, allow_pickle=False, **state)
-    images, _ = inputs.read_batch(job.folder)
+    images, _ = inputs.read_batch(job.folder, job.case)
     x = keras.ops.convert_to_tensor(images.transpose(0, 2, 3, 1))
     last: list[Any] = []
     on_jax = keras.backend.backend() == "jax"

@@ -28,7 +28,7 @@ def runner(job: Job, model: torch.nn.Module) -> Runner:
     """Makes any torch module with torchvision's names ready."""
     case, options = job.case, job.mode.options
     torch.set_num_threads(job.threads)
-    images, labels = inputs.read_batch(job.folder)
+    images, labels = inputs.read_batch(job.folder, job.case)
     model = model.to(case.device)
     x = torch.from_numpy(images).to(case.device)
     y = torch.from_numpy(labels).to(case.device)
@@ -51,7 +51,8 @@ def _inference(job: Job, model: Any, x: torch.Tensor, cast: Any) -> Runner:
     if "compiled" in job.mode.options:
         # Weights become constants of the program; only then are they laid out for it.
         inductor.freezing = True
-        run = torch.compile(model)
+        # For this batch alone, whatever batch was compiled for before.
+        run = torch.compile(model, dynamic=False)
     last: list[torch.Tensor] = []
 
     def call() -> None:
@@ -68,7 +69,9 @@ def _training(
     before = inputs.read_weights(job.folder)
     model.train()
     optimizer = create_optimizer(model, inputs.OPTIMIZER)
-    run: Any = torch.compile(model) if "compiled" in job.mode.options else model
+    run: Any = model
+    if "compiled" in job.mode.options:
+        run = torch.compile(model, dynamic=False)
     losses: list[torch.Tensor] = []
 
     def call() -> None:
