@@ -103,7 +103,7 @@ def bench(
     else:
         chosen = choose_modes(mode or [], dtype or [])
         plan = _plan(profile, device, repeats)
-        if mode:
+        if mode or dtype:
             all_of_them = (replace(case, modes=()) for case in plan.cases)
             plan = replace(plan, cases=tuple(all_of_them))
         if network is not None:
@@ -113,6 +113,7 @@ def bench(
         if list_modes:
             console.print(_list(plan.cases[0], chosen))
             return
+        _require_sweeping(plan, chosen)
         if out == DEFAULT:
             out.parent.mkdir(exist_ok=True)
         results.require_place(out)
@@ -165,8 +166,8 @@ def run_plan(
             say(f"{case.key}: {what}", (done + part) / steps)
 
         before = time.monotonic()
-        rows = experiment.run_case(case, those, plan, threads=threads, say=tell)
-        found["cases"].append({**rows, "took": time.monotonic() - before})
+        ran = experiment.run_case(case, those, plan, threads=threads, say=tell)
+        found["cases"].append({**ran, "took": time.monotonic() - before})
         found["took"] = time.monotonic() - start
         keep(found)
     for done, name in enumerate(plan.sizes, len(plan.cases)):
@@ -233,6 +234,12 @@ def _plan(profile: str, device: Any, repeats: int | None) -> Plan:
     if repeats is None:
         return plan
     return replace(plan, repeats=repeats, seconds=None)
+
+
+def _require_sweeping(plan: Plan, chosen: Sequence[Mode]) -> None:
+    if all(case.sweep for case in plan.cases) and not any(m.sweeps for m in chosen):
+        known = [mode.name for mode in modes.MODES if mode.sweeps]
+        raise ValueError(f"--profile growth is for {_or(known)}; --mode names none")
 
 
 def _grid(

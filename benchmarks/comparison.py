@@ -91,7 +91,21 @@ def other_settings(old: Results, new: Results) -> list[str]:
         first, second = (versions.get(package) for _, versions in pairs)
         if first != second:
             found.append(f"{package}: {first} before, {second} now")
+    flags = [_flags(run) for run in (old, new)]
+    for mode in sorted(flags[0].keys() & flags[1].keys()):
+        if flags[0][mode] != flags[1][mode]:
+            found.append(f"{mode}: {flags[0][mode]} before, {flags[1][mode]} now")
     return found
+
+
+def _flags(results: Results) -> dict[str, str]:
+    """What the modes that were timed told XLA."""
+    return {
+        f"XLA_FLAGS of {row['mode']}, {case['task']}": told["xla_flags"] or "none"
+        for case in results["cases"]
+        for row in case["rows"]
+        if (told := row.get("settings", {}).get("jax"))
+    }
 
 
 def _rows(results: Results) -> dict[tuple[str, str], dict[str, Any]]:

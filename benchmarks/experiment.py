@@ -7,8 +7,8 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,10 @@ class Row:
         """Notes what went wrong, unless it was not to run at all."""
         if self.status == "timed":
             self.status, self.reason = "failed", reason
+
+    def refuse(self, reason: str) -> None:
+        """Notes what it computes that it should not."""
+        self.status, self.reason = "refused", reason
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it as JSON has it."""
@@ -119,7 +123,7 @@ def _row(mode: Mode, case: Case) -> Row:
     if reason := why_not(mode, case):
         return Row(mode, "skipped", reason)
     if case.modes and mode.name not in case.modes:
-        return Row(mode, "skipped", "it is in the full profile; --mode names it")
+        return Row(mode, "skipped", "it is left out here; --mode names it")
     return Row(mode)
 
 
@@ -161,13 +165,21 @@ def _enters(row: Row, worker: Worker, case: Case, folder: Path, growth: float) -
     if _memory_is_short(row, folder):
         return False
     try:
-        (first, second), path, facts = worker.build(case.judged)
-        with np.load(path) as file:
-            found = dict(file)
-        verdict = _judge(row.mode, found, facts, case.judged, folder, growth)
-        if verdict.ok and case != case.judged:
-            (first, second), path, facts = worker.build(case)
-        path.unlink()
+        verdict = None
+        if case.task == "training" and case != case.judged:
+            # Its statistics are of the whole batch: a smaller one is another step.
+            with closing(Worker(replace(worker.job, case=case.judged))) as smaller:
+                smaller.ready()
+                _, found, facts = _built(smaller)
+            verdict = _judge(row.mode, found, facts, case, folder, growth)
+            if not verdict.ok:
+                row.refuse(str(verdict))
+                return False
+        (first, second), found, facts = _built(worker)
+        if not all(np.isfinite(value).all() for value in found.values()):
+            row.refuse("it gives values that are not finite")
+            return False
+        verdict = verdict or _judge(row.mode, found, facts, case, folder, growth)
     except WorkerError as error:
         row.fail(str(error))
         return False
@@ -181,11 +193,23 @@ def _enters(row: Row, worker: Worker, case: Case, folder: Path, growth: float) -
             "error": verdict.error if np.isfinite(verdict.error) else None,
             "limit": verdict.limit,
             "quantity": verdict.quantity,
+            "batch": case.judged.batch,
         },
     }
     if not verdict.ok:
-        row.status, row.reason = "refused", str(verdict)
+        row.refuse(str(verdict))
     return verdict.ok
+
+
+def _built(
+    worker: Worker,
+) -> tuple[list[float], dict[str, np.ndarray], dict[str, Any]]:
+    """Lets a mode be made; returns times of two calls, their results, and facts."""
+    times, path, facts = worker.build()
+    with np.load(path) as file:
+        found = dict(file)
+    path.unlink()
+    return times, found, facts
 
 
 def _judge(
@@ -202,7 +226,9 @@ def _judge(
     if facts.get("own"):  # its weights cannot be ours, so ours become its
         weights, results = (f"{mode.name}-{name}.npz" for name in ("weights", "own"))
         config = ResNetConfig.from_json(facts["own"])
-        growth = apart(_own_reference, case, config, folder, weights, results)
+        growth = apart(_own_reference, case.judged, config, folder, weights, results)
+    if case.task == "inference":  # where one image knows nothing of the others
+        found = {name: value[: case.judged.batch] for name, value in found.items()}
     with np.load(folder / results) as file:
         layers = inputs.depth(case.spec)
         return gate.judge(found, dict(file), mode.arithmetic, growth, layers)

@@ -8,8 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import Case
-from benchmarks.worker import Job, serve
+from benchmarks.worker import Job, one_line, serve
 
 _SPAWN = multiprocessing.get_context("spawn")  # a fork would copy this one's threads
 
@@ -38,13 +37,9 @@ class Worker:
         """Waits until its frameworks are imported."""
         _, self.at_start = self._receive()
 
-    def build(self, case: Case) -> tuple[list[float], Path, dict[str, Any]]:
-        """Makes its network ready for a case, instead of any other.
-
-        Returns:
-            Times of two calls, a file with the first one's results, and facts.
-        """
-        first, second, path, facts = self._ask("build", case)
+    def build(self) -> tuple[list[float], Path, dict[str, Any]]:
+        """Makes its network; returns times of two calls, their results, and facts."""
+        first, second, path, facts = self._ask("build")
         return [first[1], second[1]], path, facts
 
     def time(self, *, wake: int = 0) -> float:
@@ -120,4 +115,4 @@ def _call(connection: Any, function: Callable[..., Any], *arguments: Any) -> Non
     try:
         connection.send((True, function(*arguments)))
     except Exception as error:
-        connection.send((False, f"{type(error).__name__}: {error}"))
+        connection.send((False, one_line(error)))

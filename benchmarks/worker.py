@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -84,8 +84,13 @@ def serve(job: Job, connection: Connection) -> None:
         pass
     except Exception as error:
         traceback.print_exc()
-        text = " ".join(str(error).split())[:300]
-        connection.send(("error", f"{type(error).__name__}: {text}"))
+        connection.send(("error", one_line(error)))
+
+
+def one_line(error: Exception) -> str:
+    """Says what an error is and says, short enough for a table."""
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text}"
 
 
 def _answer(job: Job, build: Callable[[Job], Runner], connection: Connection) -> None:
@@ -94,8 +99,7 @@ def _answer(job: Job, build: Callable[[Job], Runner], connection: Connection) ->
     while True:
         question, argument = connection.recv()
         if question == "build":
-            runner = None  # the one before must not take memory beside it
-            runner = build(replace(job, case=argument))
+            runner = build(job)
             first = _timed(runner.call)
             path = job.folder / f"{job.mode.name}.npz"
             np.savez(path, allow_pickle=False, **runner.results())

@@ -5,8 +5,7 @@ YNNPACK. Its convolutions outside of 1x1 are slower than those XLA had before, a
 it channels' scales and biases are written out at the size of the map. What is best
 depends on what is done, so it is to be said:
 
-- inference: without the library. Of resnet50, batch 8, it takes half of the time with
-  batch norms and an eighth with these folded.
+- inference: without the library.
 - training: without its convolutions only. XLA's own sums over images, rows and columns,
   of which batch normalisation is made, take ten to twenty-five times as long.
 
@@ -41,8 +40,9 @@ VALUES: Mapping[Task, str] = {
 def compiler_options(task: Task) -> dict[str, str]:
     """Returns what ``jax.jit`` and ``nnx.jit`` take as ``compiler_options``.
 
-    Empty where JAX's default backend is no CPU, and where ``XLA_FLAGS`` has the option
-    already: then the user has chosen. Starts JAX's backend if nothing has yet.
+    They hold whatever :func:`use_fast_cpu` has set. Empty where JAX's default backend
+    is no CPU, and where ``XLA_FLAGS`` has another value of the option: then the user
+    has chosen. Starts JAX's backend if nothing has yet.
 
     Args:
         task: ``"inference"`` or ``"training"``; each is slow under the other's.
@@ -53,7 +53,7 @@ def compiler_options(task: Task) -> dict[str, str]:
     import jax
 
     value = _value(task)
-    if _chosen() or jax.default_backend() != "cpu":
+    if _users(_chosen()) or jax.default_backend() != "cpu":
         return {}
     return {OPTION: value}
 
@@ -61,12 +61,13 @@ def compiler_options(task: Task) -> dict[str, str]:
 def use_fast_cpu(task: Task) -> None:
     """Sets the option for this process and those that it starts, in ``XLA_FLAGS``.
 
-    What the variable has already stays, and if that is this option, all stays.
+    What the variable has already stays; if that is a value of this option that is
+    none of these, all stays.
 
     Args:
-        task: ``"inference"`` or ``"training"``; each is slow under the other's. For a
-            process that does both, ``"training"``, and :func:`compiler_options` instead
-            where only the fastest will do.
+        task: ``"inference"`` or ``"training"``; each is slow under the other's. In a
+            process that does both, one of them, and :func:`compiler_options` for the
+            functions of the other.
 
     Raises:
         RuntimeError: JAX's backend has started and would not read the variable again.
@@ -74,7 +75,8 @@ def use_fast_cpu(task: Task) -> None:
             which nothing can be added.
     """
     value = _value(task)
-    if _chosen():
+    chosen = _chosen()
+    if chosen == value or _users(chosen):
         return
     flags = os.environ.get("XLA_FLAGS", "").strip()
     if flags and not flags.startswith("-"):
@@ -86,7 +88,8 @@ def use_fast_cpu(task: Task) -> None:
             "JAX has started and reads XLA_FLAGS no more. Call use_fast_cpu() before "
             "anything is computed, or give compiler_options() to jax.jit"
         )
-    os.environ["XLA_FLAGS"] = f"{flags} --{OPTION}={value}".strip()
+    others = [flag for flag in flags.split() if not flag.startswith(f"--{OPTION}=")]
+    os.environ["XLA_FLAGS"] = " ".join([*others, f"--{OPTION}={value}"])
 
 
 def _value(task: Task) -> str:
@@ -95,9 +98,15 @@ def _value(task: Task) -> str:
     return VALUES[task]
 
 
-def _chosen() -> bool:
-    names = [flag.partition("=")[0] for flag in os.environ.get("XLA_FLAGS", "").split()]
-    return f"--{OPTION}" in names
+def _chosen() -> str | None:
+    """The option's value in XLA_FLAGS; of several the last, as XLA reads them."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    values = [value for flag in flags for value in flag.split(f"--{OPTION}=")[1:]]
+    return values[-1] if values else None
+
+
+def _users(chosen: str | None) -> bool:
+    return chosen is not None and chosen not in VALUES.values()
 
 
 def _started() -> bool:

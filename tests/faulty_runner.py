@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks import inputs
+from benchmarks.cases import JUDGED
 from benchmarks.runners.torch_twin import runner
 from benchmarks.worker import Job, Runner
 from parity.twins import build as build_twin
@@ -44,6 +45,10 @@ def build(job: Job) -> Runner:
         return _dying(runner(job, model))
     if "tells" in job.mode.options:  # how many images it was given
         return replace(runner(job, model), flops=job.case.batch)
+    if "overflows" in job.mode.options and job.case.batch > JUDGED:
+        model.fc.bias.data[0] = float("nan")
+    if "doubles" in job.mode.options:  # one gradient
+        model.layer1[0].conv1.weight.register_hook(lambda gradient: 2 * gradient)
     if "decay" in job.mode.options:  # of the running statistics
         model.layer1[0].bn1.momentum = 0.2
     return runner(job, model)

@@ -221,6 +221,29 @@ def test_outside_a_checkout_the_command_says_what_is_missing(
     assert "needs a checkout" in capsys.readouterr().err
 
 
+def test_growth_of_modes_that_are_not_for_it_is_refused_at_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    out = tmp_path / "bench.json"
+    with pytest.raises(SystemExit):
+        command.main(
+            ["--profile", "growth", "--mode", "torch-fused", "--out", str(out)]
+        )
+    error = capsys.readouterr().err
+    assert error.startswith("error: --profile growth is for torch-channels-last, flax-")
+    assert not out.exists()
+
+
+def test_other_flags_of_xla_are_named():
+    old, new = invented(), invented()
+    for found, flags in ((old, "--a=1"), (new, "")):
+        (row,) = (r for r in found["cases"][0]["rows"] if r["mode"] == "flax-jit")
+        row["settings"] = {"jax": {"xla_flags": flags}}
+    expected = "XLA_FLAGS of flax-jit, inference: --a=1 before, none now"
+    assert expected in comparison.other_settings(old, new)
+    assert expected not in comparison.other_settings(old, old)
+
+
 def test_listing_the_modes_imports_no_framework():
     code = (
         "import sys; sys.argv = ['b', '--list']; from benchmarks import command\n"

@@ -89,6 +89,26 @@ print(os.environ["XLA_FLAGS"], xla.compiler_options("inference"))
     assert _run(program, flags=flags) == f"{flags} {{}}"
 
 
+def test_one_function_can_do_the_task_that_the_process_was_not_set_for():
+    program = f"""
+import os
+from resnet_flax import xla
+xla.use_fast_cpu("inference")
+xla.use_fast_cpu("training")
+print(os.environ["XLA_FLAGS"])
+{PROGRAMS}
+print({ALL.replace(")", ', compiler_options=xla.compiler_options("inference"))')})
+print({ALL})
+try:
+    xla.use_fast_cpu("inference")
+except RuntimeError:
+    print(os.environ["XLA_FLAGS"])
+"""
+    flags = f"--xla_dump_to= --{xla.OPTION}={xla.VALUES['training']}"
+    expected = [flags, LEFT["inference"], LEFT["training"], flags]
+    assert _run(program, flags="--xla_dump_to=").splitlines() == expected
+
+
 def test_importing_it_starts_nothing():
     program = """
 import resnet_flax
