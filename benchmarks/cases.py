@@ -37,11 +37,17 @@ BRIEF: Mapping[Task, tuple[str, ...]] = {
     ),
 }
 # These, and what else may be a library's fastest: where all modes would take long.
-RIVALS = (
-    *BRIEF["inference"],
-    *("torch-compiled-fused", "torchvision", "torchvision-compiled"),
-    *("flaxmodels", "flaxmodels-fast"),
-)
+RIVALS: Mapping[Task, tuple[str, ...]] = {
+    "inference": (
+        *BRIEF["inference"],
+        *("torch-compiled-fused", "torchvision", "torchvision-compiled"),
+        *("flaxmodels", "flaxmodels-fast"),
+    ),
+    "training": (
+        *BRIEF["training"],
+        *("torch-compiled", "torchvision", "torchvision-compiled"),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +211,8 @@ def full(device: Device = "cpu") -> Plan:
         )
     cases = (
         case("resnet50", "inference", 1),
-        case("resnet50", "inference", 8, modes=RIVALS),
-        case("resnet50", "training", 8),
+        case("resnet50", "inference", 8, modes=RIVALS["inference"]),
+        case("resnet50", "training", 8, modes=RIVALS["training"]),
         case("resnext50_32x4d", "inference", 4, modes=BRIEF["inference"]),
         case("resnext50_32x4d", "training", 4, modes=BRIEF["training"]),
         *growth(),
