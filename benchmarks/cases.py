@@ -184,7 +184,7 @@ def grid(
 
 
 def quick(device: Device = "cpu") -> Plan:
-    """The default: under two minutes on two cores."""
+    """The default: about two minutes on two cores."""
     if device == "cuda":
         cases = grid(("resnet50",), TASKS, (64,), None, device)
     else:
@@ -202,7 +202,7 @@ def quick(device: Device = "cpu") -> Plan:
 
 
 def full(device: Device = "cpu") -> Plan:
-    """Every mode and peer, and how costs grow: under thirty minutes on two cores."""
+    """Every mode and peer, and how costs grow: about half an hour on two cores."""
     if device == "cuda":
         return Plan(
             name="full",

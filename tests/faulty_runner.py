@@ -33,6 +33,8 @@ def build(job: Job) -> Runner:
     model: Any = build_twin("torch", job.case.spec, inputs.read_weights(job.folder))
     if "eps" in job.mode.options:
         model.layer1[0].bn2.eps = 1e-3
+    if "relu6" in job.mode.options:
+        model.layer1[0].relu = torch.nn.ReLU6()
     if "clips" in job.mode.options:
         model.layer1[0].relu = torch.nn.Hardtanh(0.0, 2.0)
     if "nan" in job.mode.options:
