@@ -96,6 +96,8 @@ def save(
         try:
             _WRITERS[format](temporary, arrays, json.dumps(metadata, sort_keys=True))
         except Exception as error:  # each library has its own for a full disk
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None  # torch has to close its archive too
             raise OSError(str(error)) from error
         _sync(temporary)
         if not _holds(temporary, arrays):

@@ -181,16 +181,21 @@ def test_debug_shows_the_traceback(tmp_path: Path):
 
 def test_interrupted_it_exits_with_130_and_leaves_nothing(tmp_path: Path, pth: Path):
     target = tmp_path / "out.pth"
-    # Where the tests run in the background, programs start deaf to the signal.
+    # Where the tests run in the background, programs start deaf to the signal; and it
+    # may come when all is done and Python's own handler is gone already.
     hearing = (
         "import signal, sys; from resnet_cli.main import main\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler); main(sys.argv[1:])"
+        "signal.signal(signal.SIGINT, signal.default_int_handler); print(flush=True)\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: signal.signal(signal.SIGINT, signal.SIG_IGN)"
     )
     codes = []
-    for delay in (0.6, 0.8, 1.0, 1.4, 2.0):
+    for delay in (0.2, 0.5, 0.8, 1.2, 1.8):
         command = [sys.executable, "-c", hearing]
         arguments = [*command, "convert", pth, target, "--force"]
         with subprocess.Popen(arguments, stdout=-1, stderr=-1, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=60)

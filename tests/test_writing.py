@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import resource
 import signal
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +180,26 @@ def test_an_error_at_any_step_leaves_the_old_file_and_nothing_else(
             OutputError if isinstance(error, OSError) else KeyboardInterrupt
         ):
             parity.save(path, {"fc.weight": np.ones(3, np.float32)}, overwrite=True)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupt_while_torch_writes_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Interrupted(io.FileIO):
+        def write(self, data: Any) -> int:
+            if self.tell() > 1000:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    path = tmp_path / "w.pth"
+    parity.save(path, STATE)
+    before = path.read_bytes()
+    monkeypatch.setattr(writing, "open", Interrupted, raising=False)
+    big = {"fc.weight": np.zeros((1000, 1000), np.float32)}
+    with pytest.raises(KeyboardInterrupt):
+        parity.save(path, big, overwrite=True)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
