@@ -25,7 +25,7 @@ step takes more memory than machines have."""
 # Without what takes long to compile, or is nearly another mode again.
 BRIEF: Mapping[Task, tuple[str, ...]] = {
     "inference": (
-        *("torch-eager", "torch-fused", "torch-bf16"),
+        *("torch-eager", "torch-bf16"),
         *("flax-jit", "flax-fused", "flax-fused-fast"),
         *("torchvision-channels-last", "jax-resnet", "jax-resnet-fast"),
         *("onnxruntime", "openvino"),
@@ -184,7 +184,7 @@ def grid(
 
 
 def quick(device: Device = "cpu") -> Plan:
-    """The default: about two minutes on two cores."""
+    """The default: under two minutes on two cores."""
     if device == "cuda":
         cases = grid(("resnet50",), TASKS, (64,), None, device)
     else:

@@ -58,14 +58,12 @@ class Worker:
         return {"start": self.at_start, **self._ask("memory")}
 
     def close(self) -> None:
-        """Ends the process, if it has not been ended."""
+        """Ends the process, if it has not been ended; it has nothing to lose."""
         if self._connection.closed:
             return
         self._connection.close()
-        self._process.join(5)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        self._process.kill()
+        self._process.join()
         self._process.close()
 
     def _ask(self, question: str, argument: Any = None) -> Any:
