@@ -26,7 +26,7 @@ step takes more memory than machines have."""
 BRIEF: Mapping[Task, tuple[str, ...]] = {
     "inference": (
         *("torch-eager", "torch-bf16"),
-        *("flax-jit", "flax-fused", "flax-fused-fast"),
+        *("flax-jit", "flax-fused-fast", "flax-winograd-fast"),
         *("torchvision-channels-last", "jax-resnet", "jax-resnet-fast"),
         *("onnxruntime", "openvino"),
         "product-torch",
@@ -46,6 +46,7 @@ RIVALS: Mapping[Task, tuple[str, ...]] = {
     "training": (
         *BRIEF["training"],
         *("torch-compiled", "torchvision", "torchvision-compiled"),
+        *("torch-huge-pages", "flax-fast-huge-pages"),
     ),
 }
 

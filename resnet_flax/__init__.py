@@ -12,9 +12,10 @@ from jax.typing import DTypeLike
 from resnet_flax.fuse import fuse
 from resnet_flax.layers import Layers
 from resnet_flax.resnet import ResNet
+from resnet_flax.winograd import winograd
 from resnet_spec import ResNetConfig, resolve
 
-__all__ = ["ResNet", "create_model", "fuse"]
+__all__ = ["ResNet", "create_model", "fuse", "winograd"]
 
 
 def create_model(

@@ -25,6 +25,8 @@ def build(job: Job) -> Runner:
     parity.load_state_dict(model, before)
     if "fused" in job.mode.options:
         model = resnet_flax.fuse(model)
+    if "winograd" in job.mode.options:
+        model = resnet_flax.winograd(model)
     images, labels = inputs.read_batch(job.folder, job.case)
     x = jax.device_put(np.ascontiguousarray(images.transpose(0, 2, 3, 1)))
     if job.case.task == "training":
