@@ -46,7 +46,6 @@ RIVALS: Mapping[Task, tuple[str, ...]] = {
     "training": (
         *BRIEF["training"],
         *("torch-compiled", "torchvision", "torchvision-compiled"),
-        *("torch-huge-pages", "flax-fast-huge-pages"),
     ),
 }
 

@@ -32,7 +32,7 @@ class Mode:
         runner: module that builds it, one of ``benchmarks.runners`` or by its path.
         options: that the runner reads; with ``"fast"`` XLA gets faster CPU settings.
         arithmetic: of its products.
-        environment: variables that its process starts with.
+        environment: variables of its process; XLA reads its flags once.
         needs: modules that must be there.
         tasks: that it can do.
         devices: that it is for.
@@ -65,7 +65,6 @@ _TORCHVISION = (
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
     *("wide_resnet50_2", "wide_resnet101_2"),
 )
-_HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 _FORWARD: tuple[Task, ...] = ("inference",)
 _CPU: tuple[Device, ...] = ("cpu",)
 
@@ -119,8 +118,6 @@ MODES: tuple[Mode, ...] = (
     _torch("fused", "fused, channels_last", "channels_last", "fused"),
     _torch("compiled-fused", "fused, torch.compile, channels_last, frozen",
            "channels_last", "compiled", "fused"),
-    _torch("huge-pages", "eager, channels_last, huge pages", "channels_last",
-           environment=_HUGE_PAGES, devices=_CPU),
     _torch("bf16", "autocast to bfloat16, channels_last",
            "channels_last", arithmetic="bfloat16"),
     _torch("compiled-bf16", "autocast to bfloat16, torch.compile, channels_last",
@@ -136,8 +133,6 @@ MODES: tuple[Mode, ...] = (
     _flax("winograd-fast",
           "fused, 3x3 by Winograd, jax.jit, XLA's faster CPU settings",
           "fused", "winograd", "fast"),
-    _flax("fast-huge-pages", "jax.jit, XLA's faster CPU settings, huge pages", "fast",
-          environment=_HUGE_PAGES),
     _flax("bf16", "bfloat16, jax.jit", arithmetic="bfloat16"),
     _flax("tf32", "TF32, jax.jit", arithmetic="tf32", devices=("cuda",)),
     _peer("torchvision", "torchvision, eager", "torch_peers", ("torchvision",),

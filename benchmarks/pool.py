@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from benchmarks.worker import Job, one_line, serve
 
@@ -32,8 +30,7 @@ class Worker:
         self.turns: list[tuple[float, float]] = []
         self._connection, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=serve, args=(job, theirs), daemon=True)
-        with mock.patch.dict(os.environ, job.mode.environment):
-            self._process.start()  # glibc reads its own variables then, and never again
+        self._process.start()
         theirs.close()
 
     def ready(self) -> None:

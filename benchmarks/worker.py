@@ -167,6 +167,7 @@ def _environment(job: Job) -> dict[str, str]:
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "XLA_FLAGS": "",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        **job.mode.environment,
     }
 
 

@@ -17,14 +17,7 @@ For a whole process, before JAX has computed anything::
 
     resnet_flax.xla.use_fast_cpu("inference")
 
-Large programs gain by huge pages too, which nothing inside a process can ask for. XLA
-frees what a program needs in between after every call; glibc returns pieces of more
-than 32 MiB to Linux, and Linux clears them page by page in the next. Start training
-with ::
-
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python …
-
-None of this changes more than the rounding of results or concerns accelerators.
+Neither changes more than the rounding of results, and neither concerns accelerators.
 The option is XLA's experiment: a jaxlib that no longer has it says so and stops.
 """
 

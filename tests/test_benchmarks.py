@@ -106,12 +106,7 @@ def verdict(mode: Mode, task: Any, folder: Path) -> gate.Verdict:
 
 
 # The fast ones differ in their process's environment, not in their program.
-TWINS = [
-    mode
-    for mode in MODES
-    if mode.kind == "twin"
-    and not ({"compiled", "fast"} & mode.options or mode.environment)
-]
+TWINS = [m for m in MODES if m.kind == "twin" and not {"compiled", "fast"} & m.options]
 
 
 @pytest.mark.parametrize("task", TASKS)
