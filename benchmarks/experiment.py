@@ -116,6 +116,8 @@ def run_case(
             if not _enters(row, worker, case, folder, facts["growth"]):
                 workers.pop(row.mode.name).close()
         _time(rows, workers, plan, say)
+        for worker in workers.values():  # all at once, not each after the one before
+            worker.leave()
     return {**case.to_dict(), **facts, "rows": [row.to_dict() for row in rows]}
 
 

@@ -13,6 +13,10 @@ from benchmarks.worker import Job, one_line, serve
 _SPAWN = multiprocessing.get_context("spawn")  # a fork would copy this one's threads
 
 
+PATIENCE = 0.3
+"""Seconds that a process is given to put away what it shares with others."""
+
+
 class WorkerError(Exception):
     """A worker that could not do what it was told, in one line."""
 
@@ -27,6 +31,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.at_start = 0
+        self._ended = False
         self.turns: list[tuple[float, float]] = []
         self._connection, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=serve, args=(job, theirs), daemon=True)
@@ -57,12 +62,19 @@ class Worker:
         """Returns its memory in bytes: behind imports, at its peak, and while timed."""
         return {"start": self.at_start, **self._ask("memory")}
 
+    def leave(self) -> None:
+        """Lets the process end by itself, and waits for nothing."""
+        if not self._connection.closed:
+            self._connection.close()
+
     def close(self) -> None:
-        """Ends the process, if it has not been ended; it has nothing to lose."""
-        if self._connection.closed:
+        """Ends the process, if it has not been ended."""
+        if self._ended:
             return
-        self._connection.close()
-        self._process.kill()
+        self._ended = True
+        self.leave()
+        self._process.join(PATIENCE)
+        self._process.kill()  # taking a framework down takes a second; nothing is lost
         self._process.join()
         self._process.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -92,12 +93,14 @@ def save(
     }
     if source is not None:
         metadata["source"] = dict(zip(("name", "sha256"), source, strict=True))
+    before = sys.exception()  # the caller may save because of an interrupt
     with replacing(path, overwrite) as temporary:
         try:
             _WRITERS[format](temporary, arrays, json.dumps(metadata, sort_keys=True))
         except Exception as error:  # each library has its own for a full disk
-            if isinstance(error.__context__, KeyboardInterrupt):
-                raise error.__context__ from None  # torch has to close its archive too
+            while_at_it = error.__context__
+            if isinstance(while_at_it, KeyboardInterrupt) and while_at_it is not before:
+                raise while_at_it from None  # and torch failed to close its archive
             raise OSError(str(error)) from error
         _sync(temporary)
         if not _holds(temporary, arrays):

@@ -20,6 +20,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from resnet_flax.convolution import convolve
 from resnet_flax.layers import Conv2d
 from resnet_flax.resnet import ResNet
 
@@ -33,10 +34,11 @@ _FEW = 512
 def winograd(model: ResNet) -> ResNet:
     """Returns a copy in evaluation mode whose 3x3 convolutions are Winograd's.
 
-    Those of stride 1, without groups and dilation, are; in a half type none, for the
-    sums of neighbours are rounded too. Their kernels are transformed once, in float64,
-    to shape (4, 4, in, out): the copy's weights are no longer those of a file, and what
-    loads or compares weights refuses them by their shape. Fuse first::
+    Those of stride 1 and at least 64 channels, without groups and dilation, are; where
+    a half type computes none is, for the sums of neighbours would be rounded too. Their
+    kernels are transformed once, in float64, to shape (4, 4, in, out) and to the dtype
+    that the layer computes in: the copy's weights are no longer those of a file, and
+    what loads or compares weights refuses them by their shape. Fuse first::
 
         fast = resnet_flax.winograd(resnet_flax.fuse(model))
 
@@ -61,8 +63,8 @@ def winograd(model: ResNet) -> ResNet:
             old = module.kernel[...]
             wide = np.asarray(jax.device_get(old)).astype(np.float64)
             kernel = np.stack([np.stack(row) for row in _twice(_of_kernel, wide)])
-            kernel = jax.device_put(kernel.astype(old.dtype), old.sharding)
-            module.kernel = nnx.Param(kernel)
+            kernel = kernel.astype(module.dtype or old.dtype)
+            module.kernel = nnx.Param(jax.device_put(kernel, old.sharding))
             module.conv_general_dilated = _convolve
     return copy
 
@@ -74,7 +76,10 @@ def _fits(conv: Conv2d) -> bool:
         and min(kernel.shape[2:]) >= _LEAST
         and conv.strides == conv.kernel_dilation == (1, 1)
         and conv.padding == ((1, 1), (1, 1))
-        and conv.feature_group_count == 1
+        and conv.feature_group_count == conv.input_dilation == 1
+        and conv.mask is None
+        and conv.preferred_element_type is None
+        and conv.conv_general_dilated is convolve
         and jnp.dtype(conv.dtype or kernel.dtype).itemsize >= 4
     )
 
@@ -131,7 +136,7 @@ def _patches(
 
 
 def _twice(transform: Callable[[Any], list[Any]], grid: Any) -> list[list[Any]]:
-    """Transforms along the columns, then along the rows."""
+    """Transforms each row, then each column."""
     inner = [transform(row) for row in grid]
     outer = [transform(column) for column in zip(*inner, strict=True)]
     return [list(row) for row in zip(*outer, strict=True)]

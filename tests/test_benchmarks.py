@@ -105,7 +105,8 @@ def verdict(mode: Mode, task: Any, folder: Path) -> gate.Verdict:
         )
 
 
-# The fast ones differ in their process's environment, not in their program.
+# The fast ones differ in their process's environment, not in their program; the one
+# that is by Winograd has a test of its own.
 TWINS = [m for m in MODES if m.kind == "twin" and not {"compiled", "fast"} & m.options]
 
 
@@ -278,6 +279,15 @@ def test_accelerator_modes_skip_without_a_device(task: Any):
 def test_compiled_modes_pass_the_gate(task: Any, names: tuple[str, ...]):
     rows = rows_of(run(*(NAMES[name] for name in names), cases=(tiny(task),)))
     assert {n: r["reason"] for n, r in rows.items()} == dict.fromkeys(names, "")
+
+
+def test_the_mode_by_winograd_is_and_passes_the_gate():
+    config = TINY.replace(widths=(64, 72))  # the narrow one's kernels stay as they are
+    wide = case("wide", "inference", 2, (48, 40), config=config)
+    names = ("flax-fused-fast", "flax-winograd-fast")
+    plain, winograd = rows_of(run(*(NAMES[n] for n in names), cases=(wide,))).values()
+    assert plain["status"] == winograd["status"] == "timed", winograd["reason"]
+    assert winograd["gate"]["error"] != plain["gate"]["error"]
 
 
 def test_the_command_times_training_as_often_as_is_said(

@@ -98,17 +98,14 @@ def test_only_those_that_it_is_for_are_changed():
         assert after[name] == (4, 4, *before[name][2:])
 
 
-NARROW = TINY
 GROUPED = WIDE.replace(block="bottleneck", groups=2)
-DILATED = WIDE.replace(
-    block="bottleneck", layers=(1, 1), replace_stride_with_dilation=(True,)
-)
+DILATED = WIDE.replace(block="bottleneck", replace_stride_with_dilation=(True,))
 
 
 @pytest.mark.parametrize(
     ("config", "changed"),
     [
-        (NARROW, set()),
+        (TINY, set()),
         (GROUPED, set()),
         (DILATED, {"layer1.0.conv2", "layer2.0.conv2"}),
     ],
@@ -125,6 +122,33 @@ def test_half_types_stay_as_they_are(dtype: str):
     assert _kernels(resnet_flax.winograd(model)) == _kernels(model)
     model = resnet_flax.create_model(WIDE, rngs=nnx.Rngs(0), dtype=dtype)
     assert _kernels(resnet_flax.winograd(model)) == _kernels(model)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored"), [("float32", "bfloat16"), ("float64", "float32")]
+)
+def test_kernels_are_rounded_to_what_computes_and_not_to_what_stores(
+    dtype: str, stored: str
+):
+    with jax.enable_x64(True):
+        model = resnet_flax.create_model(
+            WIDE, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=stored
+        )
+        model.eval()
+        x = jnp.asarray(images(WIDE, 33, 40).transpose(0, 2, 3, 1), dtype)
+        copy = resnet_flax.winograd(model)
+        assert _kernels(copy) != _kernels(model)
+        found = deviation(np.asarray(copy(x)), np.asarray(model(x))).l2
+    assert found < 20 * float(jnp.finfo(dtype).eps)
+
+
+def test_a_layer_that_a_user_has_changed_stays_as_it_is():
+    model = flax_like(random_torch(WIDE))
+    model.layer1[0].conv1.input_dilation = 2
+    model.layer1[0].conv2.conv_general_dilated = jax.lax.conv_general_dilated
+    after = _kernels(resnet_flax.winograd(model))
+    assert after["layer1.0.conv1"] == after["layer1.0.conv2"] == (3, 3, 64, 64)
+    assert after["layer2.1.conv2"] == (4, 4, 72, 72)
 
 
 def test_the_original_stays_and_the_copy_is_for_evaluation():

@@ -189,7 +189,7 @@ def test_an_interrupt_while_torch_writes_is_one(
 ):
     class Interrupted(io.FileIO):
         def write(self, data: Any) -> int:
-            if self.tell() > 1000:
+            if len(data) > 100_000:  # in the middle of an entry
                 raise KeyboardInterrupt
             return super().write(data)
 
@@ -202,6 +202,20 @@ def test_an_interrupt_while_torch_writes_is_one(
         parity.save(path, big, overwrite=True)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_behind_an_interrupt_that_is_over_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(path: Path, arrays: object, metadata: str) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setitem(writing._WRITERS, "pth", fail)
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        with pytest.raises(OutputError, match="no space left"):
+            parity.save(tmp_path / "w.pth", STATE)
 
 
 def test_what_is_not_read_back_equal_is_not_kept(
