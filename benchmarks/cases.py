@@ -217,7 +217,7 @@ def full(device: Device = "cpu") -> Plan:
         case("resnext50_32x4d", "training", 4, modes=BRIEF["training"]),
         *growth(),
     )
-    return Plan(name="full", cases=cases, repeats=11, seconds=40.0, sizes=DEPTHS)
+    return Plan(name="full", cases=cases, repeats=11, seconds=30.0, sizes=DEPTHS)
 
 
 def growth(device: Device = "cpu") -> tuple[Case, ...]:
