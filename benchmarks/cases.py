@@ -184,7 +184,7 @@ def grid(
 
 
 def quick(device: Device = "cpu") -> Plan:
-    """The default: under two minutes on two cores."""
+    """The default: about two minutes on two cores."""
     if device == "cuda":
         cases = grid(("resnet50",), TASKS, (64,), None, device)
     else:
