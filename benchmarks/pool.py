@@ -64,8 +64,7 @@ class Worker:
 
     def leave(self) -> None:
         """Lets the process end by itself, and waits for nothing."""
-        if not self._connection.closed:
-            self._connection.close()
+        self._connection.close()
 
     def close(self) -> None:
         """Ends the process, if it has not been ended."""
