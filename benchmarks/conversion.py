@@ -27,7 +27,6 @@ _ASIDE = {
         ("parity.checkpoint", "_check_values"),
         ("parity.containers", "sha256_of"),
         ("parity.containers", "_check_zip"),
-        ("parity.convert", "digest"),
         ("parity.convert", "entries_of"),
         ("parity.convert", "require"),
     ),

@@ -220,17 +220,10 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise CheckpointError(f"the archive has {repeated[0]!r} twice")
-    prefixes = {name.partition("/")[0] for name in names}
-    for member in members:
-        name = member.filename
+    for name in names:
         if name.startswith("/") or ".." in name.split("/") or "\\" in name:
             raise CheckpointError(f"the archive has a member outside of it, {name!r}")
-        if member.flag_bits & 0x1:
-            raise CheckpointError(f"the archive's member {name!r} is encrypted")
-        if member.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(f"the archive's member {name!r} is compressed")
-        if member.header_offset + member.file_size > size:
-            raise CheckpointError(f"the archive's member {name!r} is cut short")
+    prefixes = {name.partition("/")[0] for name in names}
     if len(prefixes) != 1:
         raise CheckpointError("is a zip archive, but not one of torch.save")
     prefix = prefixes.pop()
@@ -243,6 +236,14 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
         raise CheckpointError(
             "is a zip archive, but not one of torch.save: no data.pkl"
         )
+    for member in members:
+        name = member.filename
+        if member.flag_bits & 0x1:
+            raise CheckpointError(f"the archive's member {name!r} is encrypted")
+        if member.compress_type != zipfile.ZIP_STORED:
+            raise CheckpointError(f"the archive's member {name!r} is compressed")
+        if member.header_offset + member.file_size > size:
+            raise CheckpointError(f"the archive's member {name!r} is cut short")
 
 
 # --- .pth, as torch wrote it before version 1.6 ------------------------------------

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from parity.checkpoint import StateDict, load, require_config
-from parity.digest import digest
 from parity.errors import CheckpointError, OutputError
 from parity.identify import guessed, identify
 from parity.names import COUNTER
@@ -89,7 +88,7 @@ def convert(
         )
     require_config(state, found, source)
     arrays = in_order(state, found, source)
-    save(
+    sha256 = save(
         target,
         arrays,
         config=found,
@@ -105,7 +104,7 @@ def convert(
         config=found,
         entries=len(arrays),
         bytes=sum(array.nbytes for array in arrays.values()),
-        sha256=digest(arrays),
+        sha256=sha256,
         notes=tuple(state.notes),
     )
 

@@ -43,7 +43,7 @@ def save(
     overwrite: bool = False,
     source: tuple[str, str] | None = None,
     guessed: Sequence[str] = (),
-) -> None:
+) -> str:
     """Writes a state, atomically: the file is complete and verified, or is not there.
 
     Beside the weights it carries the configuration, the sha256 of the values and where
@@ -58,6 +58,9 @@ def save(
         overwrite: replace a file that is there.
         source: name and sha256 of the file that the state was read from, if any.
         guessed: settings of the configuration that nobody has said.
+
+    Returns:
+        The sha256 of the values, as the file's metadata have it.
 
     Raises:
         CheckpointError: the state has entries that are no weights.
@@ -82,12 +85,13 @@ def save(
     if bad or not arrays:
         problems = [f"{name} {what}" for name, what in bad.items()]
         raise CheckpointError({"no weights": problems or ["the state is empty"]})
+    sha256 = digest(arrays)
     metadata = {
         "format_version": FORMAT_VERSION,
         "tool": f"resnet-twins {version('resnet-twins')}",
         "layout": "OIHW",
         "dtype": ", ".join(sorted({a.dtype.name for a in arrays.values()})),
-        "sha256": digest(arrays),
+        "sha256": sha256,
         "config": config.to_json() if config is not None else None,
         "guessed": list(guessed),
     }
@@ -105,6 +109,7 @@ def save(
         _sync(temporary)
         if not _holds(temporary, arrays):
             raise OutputError(path, "was not read back as written", "Check the disk")
+    return sha256
 
 
 def _holds(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:

@@ -6,10 +6,7 @@ import argparse
 import gzip
 import lzma
 import os
-import shutil
-import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -186,83 +183,6 @@ def test_row_18_a_sparse_terabyte(path: Path):
     with open(path, "wb") as file:
         file.truncate(10**12)
     refused(path, "larger than")
-
-
-# --- the container -----------------------------------------------------------------
-
-
-def _rezip(
-    path: Path, change: Callable[[zipfile.ZipFile, zipfile.ZipFile], None]
-) -> None:
-    source = path.with_name("source.zip")
-    shutil.move(path, source)
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
-        change(old, new)
-    source.unlink()
-
-
-def _copy(old: zipfile.ZipFile, new: zipfile.ZipFile) -> None:
-    for member in old.infolist():
-        new.writestr(member.filename, old.read(member))
-
-
-def test_a_repacked_archive_is_read(path: Path, tensors, arrays):
-    torch.save(tensors, path)
-    _rezip(path, _copy)
-    assert differing_bits(parity.load(path), arrays) == {}
-
-
-def test_row_19_a_compressed_member(path: Path, tensors):
-    torch.save(tensors, path)
-
-    def change(old: zipfile.ZipFile, new: zipfile.ZipFile) -> None:
-        _copy(old, new)
-        new.writestr("weights/data/99", bytes(10**6), zipfile.ZIP_DEFLATED)
-
-    _rezip(path, change)
-    refused(path, "'weights/data/99' is compressed")
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_row_20_a_member_that_is_there_twice(path: Path, tensors):
-    torch.save(tensors, path)
-
-    def change(old: zipfile.ZipFile, new: zipfile.ZipFile) -> None:
-        _copy(old, new)
-        new.writestr("weights/data.pkl", b"")
-
-    _rezip(path, change)
-    refused(path, "'weights/data.pkl' twice")
-
-
-def test_row_23_a_zip_of_text(path: Path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("folder/readme.txt", "hello")
-    refused(path, "not one of torch.save: no data.pkl")
-
-
-def test_row_24_a_member_outside(path: Path, tensors):
-    torch.save(tensors, path)
-
-    def change(old: zipfile.ZipFile, new: zipfile.ZipFile) -> None:
-        _copy(old, new)
-        new.writestr("../../x", b"")
-
-    _rezip(path, change)
-    refused(path, "outside of it, '../../x'")
-
-
-def test_row_28_an_archive_without_checksums(path: Path, tensors, arrays):
-    torch.serialization.set_crc32_options(False)
-    try:
-        torch.save(tensors, path)
-    finally:
-        torch.serialization.set_crc32_options(True)
-    state = parity.load(path)
-    assert differing_bits(state, arrays) == {}
-    with zipfile.ZipFile(path) as archive:
-        if not any(member.CRC for member in archive.infolist()):
-            assert "no checksums" in state.notes[0]
 
 
 def test_row_31_the_old_format_says_that_it_is_unverified(path: Path, tensors):
