@@ -160,7 +160,7 @@ def run_plan(
         "conversion": [],
     }
     for done, case in enumerate(plan.cases):
-        those = [m for m in chosen if m.sweeps] if case.sweep else list(chosen)
+        those = [m for m in chosen if m.sweeps] if case.sweeps else list(chosen)
 
         def tell(what: str, part: float, case: Case = case, done: int = done) -> None:
             say(f"{case.key}: {what}", (done + part) / steps)
@@ -181,7 +181,7 @@ def run_plan(
 def show(found: dict[str, Any], console: Console) -> None:
     """Prints the tables of a run."""
     for case in found["cases"]:
-        if not case["sweep"]:
+        if not case["sweeps"]:
             console.print(tables.of_case(case), "")
             if (table := tables.of_bests(case)) is not None:
                 console.print(table, "")
@@ -237,7 +237,7 @@ def _plan(profile: str, device: Any, repeats: int | None) -> Plan:
 
 
 def _require_sweeping(plan: Plan, chosen: Sequence[Mode]) -> None:
-    if all(case.sweep for case in plan.cases) and not any(m.sweeps for m in chosen):
+    if all(case.sweeps for case in plan.cases) and not any(m.sweeps for m in chosen):
         known = [mode.name for mode in modes.MODES if mode.sweeps]
         raise ValueError(f"--profile growth is for {_or(known)}; --mode names none")
 

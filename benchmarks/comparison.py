@@ -110,7 +110,7 @@ def _flags(results: Results) -> dict[str, str]:
 
 def _rows(results: Results) -> dict[tuple[str, str], dict[str, Any]]:
     return {
-        (f"{case['key']} {case['sweep']}".rstrip(), row["mode"]): row
+        (" ".join([case["key"], *case["sweeps"]]), row["mode"]): row
         for case in results["cases"]
         for row in case["rows"]
     }

@@ -18,7 +18,7 @@ from parity.digest import processor
 from parity.errors import OutputError
 from parity.writing import replacing
 
-FORMAT = 1
+FORMAT = 2
 
 PACKAGES = (
     *("resnet-twins", "numpy", "torch", "jax", "jaxlib", "flax", "optax"),

@@ -129,11 +129,11 @@ def sweeps(results: Results) -> dict[str, list[Record]]:
     """Returns the cases that are points of a sweep, by sweep."""
     found: dict[str, list[Record]] = {}
     for case in results["cases"]:
-        if case["sweep"]:
-            found.setdefault(case["sweep"], []).append(case)
+        for sweep in case["sweeps"]:
+            found.setdefault(sweep, []).append(case)
     return found
 
 
 def single(results: Results) -> list[Record]:
     """Returns the cases that are no points of a sweep."""
-    return [case for case in results["cases"] if not case["sweep"]]
+    return [case for case in results["cases"] if not case["sweeps"]]

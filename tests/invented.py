@@ -41,8 +41,8 @@ def invented(*, factor: float = 1.0, seed: int = 0, slope: float = 1.0) -> Any:
             **more,
         }
 
-    def one(network: str, batch: int, side: int, sweep: str, rows: list) -> Any:
-        it = case(network, "inference", batch, (side, side), sweep=sweep)
+    def one(network: str, batch: int, side: int, sweeps: tuple, rows: list) -> Any:
+        it = case(network, "inference", batch, (side, side), sweeps=sweeps)
         work = flops(it.spec, "inference", batch, it.size)
         return {**it.to_dict(), "flops": work, "growth": 7.0, "rows": rows}
 
@@ -54,7 +54,7 @@ def invented(*, factor: float = 1.0, seed: int = 0, slope: float = 1.0) -> Any:
             "resnet50",
             batch,
             224,
-            "",
+            (),
             [
                 row("torch-channels-last", 0.025 * batch),
                 row("flax-jit", 0.04 * batch * factor),
@@ -69,14 +69,14 @@ def invented(*, factor: float = 1.0, seed: int = 0, slope: float = 1.0) -> Any:
     for batch in (1, 2, 4, 8, 16, 32):
         cost, memory = 0.01 * batch**slope, 2**22 * batch
         rows = [row("torch-channels-last", cost, memory), row("flax-jit", cost * 1.3)]
-        cases.append(one("resnet18", batch, 224, "batch", rows))
+        cases.append(one("resnet18", batch, 224, ("batch",), rows))
     for depth in (18, 34, 50, 101, 152):
         work = flops(get_config(f"resnet{depth}"), "inference", 1, (224, 224))
         rows = [row("torch-channels-last", 1e-11 * work)]
-        cases.append(one(f"resnet{depth}", 1, 224, "depth", rows))
+        cases.append(one(f"resnet{depth}", 1, 224, ("depth",), rows))
     for side in (128, 192, 256, 320):
         rows = [row("torch-channels-last", 1e-6 * side**2)]
-        cases.append(one("resnet18", 4, side, "size", rows))
+        cases.append(one("resnet18", 4, side, ("size",), rows))
     plan = Plan(name="test", cases=(), repeats=15)
     found = {
         "format": results.FORMAT,

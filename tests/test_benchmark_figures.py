@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+    cases,
     command,
     comparison,
     growth,
@@ -73,7 +74,7 @@ def test_a_machine_that_is_slower_in_all_is_said_to_be_and_no_row_is():
 
 def test_a_point_of_a_sweep_is_compared_with_that_point():
     found = invented()
-    twice = {**found["cases"][0], "sweep": "depth"}
+    twice = {**found["cases"][0], "sweeps": ["depth"]}
     twice["rows"] = [
         {**row, "times": [2 * t for t in row.get("times", [])]} for row in twice["rows"]
     ]
@@ -120,6 +121,21 @@ def test_what_grows_faster_than_the_work_is_found():
     assert all(it.ok for it in found.values())
     worse = {(it.sweep, it.mode): it.ok for it in growth.fit(invented(slope=1.4))}
     assert not worse["batch", "torch-channels-last"]
+
+
+def test_each_sweep_grows_in_one_thing_and_nothing_is_timed_twice():
+    points = cases.growth()
+    assert len({case.key for case in points}) == len(points)
+    found: dict[str, set[tuple[str, int, int]]] = {}
+    for case in points:
+        for sweep in case.sweeps:
+            place = case.network, case.batch, case.size[0]
+            found.setdefault(sweep, set()).add(place)
+    assert found == {
+        "batch": {("resnet18", batch, 224) for batch in (1, 2, 4, 8, 16, 32)},
+        "depth": {(network, 1, 224) for network in cases.DEPTHS},
+        "size": {("resnet18", 4, side) for side in (128, 160, 192, 224, 256, 320)},
+    }
 
 
 def test_the_interval_of_a_median_holds_it_as_often_as_it_says():
@@ -172,7 +188,7 @@ def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_bad_input_gets_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     other = tmp_path / "other.json"
-    other.write_text('{"format": 1, "cases": [{}]}')
+    other.write_text('{"format": 2, "cases": [{}]}')
     for arguments, part in (
         (["--profile", "slow"], "--profile is 'slow'; it must be quick, full or"),
         (["--mode", "tflow"], "no mode named 'tflow'; there are twins, peers"),
