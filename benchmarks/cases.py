@@ -207,7 +207,7 @@ def quick(device: Device = "cpu") -> Plan:
 
 
 def full(device: Device = "cpu") -> Plan:
-    """Every mode and peer, and how costs grow: about half an hour on two cores."""
+    """Every mode and peer, and how costs grow: under half an hour on two cores."""
     if device == "cuda":
         return Plan(
             name="full",
