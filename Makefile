@@ -15,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.demo
 
-# Every mode of both twins; ARGS=--help shows what can be chosen. Other libraries take
+# Both twins in a few modes; ARGS=--help shows what can be chosen. Other libraries take
 # part if they are there: $(VENV)/bin/pip install -e '.[bench-peers]'.
 bench: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks $(ARGS)

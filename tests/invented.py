@@ -16,7 +16,7 @@ from resnet_spec import get_config
 
 
 def invented(*, factor: float = 1.0, seed: int = 0, slope: float = 1.0) -> Any:
-    """A run as no machine made it: resnet50 in three modes, and two sweeps."""
+    """A run as no machine made it: resnet50 in three modes; sweeps, two crossing."""
     rng = np.random.default_rng(seed)
 
     def row(mode: str, seconds: float, memory: float = 2**28, **more: Any) -> Any:
@@ -66,11 +66,13 @@ def invented(*, factor: float = 1.0, seed: int = 0, slope: float = 1.0) -> Any:
         )
         for batch in (1, 8)
     ]
+    work = flops(get_config("resnet18"), "inference", 1, (224, 224))
     for batch in (1, 2, 4, 8, 16, 32):
-        cost, memory = 0.01 * batch**slope, 2**22 * batch
+        cost, memory = 1e-11 * work * batch**slope, 2**28 * batch
         rows = [row("torch-channels-last", cost, memory), row("flax-jit", cost * 1.3)]
-        cases.append(one("resnet18", batch, 224, ("batch",), rows))
-    for depth in (18, 34, 50, 101, 152):
+        sweeps = ("batch", "depth") if batch == 1 else ("batch",)
+        cases.append(one("resnet18", batch, 224, sweeps, rows))
+    for depth in (34, 50, 101, 152):
         work = flops(get_config(f"resnet{depth}"), "inference", 1, (224, 224))
         rows = [row("torch-channels-last", 1e-11 * work)]
         cases.append(one(f"resnet{depth}", 1, 224, ("depth",), rows))

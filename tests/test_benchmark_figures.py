@@ -117,13 +117,15 @@ def test_what_grows_faster_than_the_work_is_found():
     assert batch.time_slope.value == pytest.approx(1, abs=0.05)
     assert batch.memory_slope.value == pytest.approx(1, abs=0.01)
     assert batch.work_slope == pytest.approx(1)
+    assert batch.points == (1, 2, 4, 8, 16, 32)
+    assert found["depth", "torch-channels-last"].points == (18, 34, 50, 101, 152)
     assert found["size", "torch-channels-last"].work_slope == pytest.approx(2, abs=0.1)
     assert all(it.ok for it in found.values())
     worse = {(it.sweep, it.mode): it.ok for it in growth.fit(invented(slope=1.4))}
     assert not worse["batch", "torch-channels-last"]
 
 
-def test_each_sweep_grows_in_one_thing_and_nothing_is_timed_twice():
+def test_each_sweep_grows_in_one_thing_and_where_two_cross_is_one_case():
     points = cases.growth()
     assert len({case.key for case in points}) == len(points)
     found: dict[str, set[tuple[str, int, int]]] = {}
