@@ -46,9 +46,19 @@ def test_a_repacked_archive_is_read(path: Path, tensors, arrays):
 @pytest.mark.parametrize(
     ("name", "compression", "said"),
     [
-        pytest.param("weights/data/99", zipfile.ZIP_DEFLATED, "compressed", id="19"),
-        pytest.param("weights/data.pkl", zipfile.ZIP_STORED, "twice", id="20"),
-        pytest.param("../../x", zipfile.ZIP_STORED, "outside of it", id="24"),
+        pytest.param(
+            *("weights/data/99", zipfile.ZIP_DEFLATED),
+            "'weights/data/99' is compressed",
+            id="19",
+        ),
+        pytest.param(
+            *("weights/data.pkl", zipfile.ZIP_STORED),
+            "'weights/data.pkl' twice",
+            id="20",
+        ),
+        pytest.param(
+            *("../../x", zipfile.ZIP_STORED), "outside of it, '../../x'", id="24"
+        ),
     ],
 )
 def test_rows_19_20_and_24_a_member_more(
@@ -61,7 +71,7 @@ def test_rows_19_20_and_24_a_member_more(
         new.writestr(name, bytes(10**6), compression)
 
     _rezip(path, change)
-    refused(path, said, repr(name))
+    refused(path, said)
 
 
 def test_row_23_a_zip_of_text(path: Path):
