@@ -10,7 +10,7 @@ WORKERS ?= 2
 
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo bench bench-report test test-all test-mutants test-alarms lint types clean
+.PHONY: demo accelerator bench bench-report test test-all test-mutants test-alarms lint types clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.demo
@@ -19,6 +19,11 @@ demo: $(INSTALLED)
 # part if they are there: $(VENV)/bin/pip install -e '.[bench-peers]'.
 bench: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks $(ARGS)
+
+# All that is to be known of an accelerator, in eight minutes, with the Python that has the
+# frameworks: nothing is installed. SMALL=1 tries it on a CPU.
+accelerator:
+	$(PYTHON) -m benchmarks.accelerator --out $(or $(OUT),out/accelerator)
 
 # The README's table and picture, from docs/bench.json.
 bench-report: $(INSTALLED)

@@ -18,7 +18,7 @@ DEVICES: tuple[Device, ...] = get_args(Device)
 DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
-JUDGED = 32
+JUDGED: Mapping[Device, int] = {"cpu": 32, "cuda": 64}
 """The largest batch that the gate looks at: of hundreds of images, a float64 training
 step takes more memory than machines have."""
 
@@ -31,6 +31,21 @@ FEW: Mapping[Task, tuple[str, ...]] = {
     ),
     "training": (
         *("torch-channels-last", "flax-fast", "torchvision-channels-last"),
+        "product-torch",
+    ),
+}
+# What people train and serve with on an accelerator, in one arithmetic.
+ACCELERATED: Mapping[str, tuple[str, ...]] = {
+    "bfloat16": (
+        *("torch-compiled-bf16", "flax-bf16", "torchvision-compiled-bf16"),
+        "product-torch-bf16",
+    ),
+    "tf32": (
+        *("torch-compiled-tf32", "flax-tf32", "torchvision-compiled-tf32"),
+        "product-torch-tf32",
+    ),
+    "float32": (
+        *("torch-compiled", "flax-jit", "torchvision-compiled"),
         "product-torch",
     ),
 }
@@ -90,7 +105,7 @@ class Case:
     @property
     def judged(self) -> Case:
         """What the gate looks at: this, on no more than its first ``JUDGED`` images."""
-        return replace(self, batch=min(self.batch, JUDGED))
+        return replace(self, batch=min(self.batch, JUDGED[self.device]))
 
     @property
     def key(self) -> str:
@@ -265,4 +280,37 @@ def only_growth(device: Device = "cpu") -> Plan:
     )
 
 
-PROFILES = {"quick": quick, "full": full, "growth": only_growth}
+def accelerator(device: Device = "cuda") -> Plan:
+    """What an accelerator does in each arithmetic, what matters most first.
+
+    Batches of 64 come before those of 256, which the gate judges by them. On a CPU the
+    same in small, to try it.
+    """
+    if device == "cpu":
+        cases = tuple(
+            case("resnet18", task, 2, (64, 48), modes=("torch-eager", "flax-jit"))
+            for task in TASKS
+        )
+        return Plan(name="accelerator", cases=cases, repeats=7, warm_up=1)
+    cases = tuple(
+        case(network, task, batch, device=device, modes=ACCELERATED[arithmetic])
+        for arithmetic, network in (
+            ("bfloat16", "resnet50"),
+            ("tf32", "resnet50"),
+            ("bfloat16", "resnext50_32x4d"),
+            ("float32", "resnet50"),
+            ("tf32", "resnext50_32x4d"),
+            ("float32", "resnext50_32x4d"),
+        )
+        for task in ("training", "inference")
+        for batch in (64, 256)
+    )
+    return Plan(name="accelerator", cases=cases, repeats=31, seconds=6.0)
+
+
+PROFILES = {
+    "quick": quick,
+    "full": full,
+    "growth": only_growth,
+    "accelerator": accelerator,
+}

@@ -81,6 +81,10 @@ def bench(
     repeats: Annotated[
         Number, typer.Option(help="Measured repetitions, at least 7.", min=7)
     ] = None,
+    budget: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Seconds: no case is begun that would end later."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = DEFAULT,
     plot: Annotated[File, typer.Option(help="Draw there what was found.")] = None,
     compare: Annotated[
@@ -121,6 +125,7 @@ def bench(
             found = run_plan(
                 *(plan, chosen, threads or _cores(), say),
                 keep=lambda found: results.write(found, out),
+                budget=budget,
             )
     show(found, console)
     if old is not None:
@@ -140,6 +145,7 @@ def run_plan(
     threads: int,
     say: Callable[[str, float], None] = lambda what, part: None,
     keep: Callable[[dict[str, Any]], None] = lambda found: None,
+    budget: float | None = None,
 ) -> dict[str, Any]:
     """Runs a plan and returns what was found, as its JSON has it.
 
@@ -149,6 +155,8 @@ def run_plan(
         threads: of each mode.
         say: told what is done, and which part of all is done.
         keep: given what there is after each case, so that it is not lost.
+        budget: seconds; once a case as long as the longest so far would end later, the
+            rest is left out.
     """
     start = time.monotonic()
     steps = len(plan.cases) + len(plan.sizes)
@@ -159,14 +167,20 @@ def run_plan(
         "cases": [],
         "conversion": [],
     }
+    verdicts: experiment.Verdicts = {}
     for done, case in enumerate(plan.cases):
+        longest = max((ran["took"] for ran in found["cases"]), default=0.0)
+        if budget is not None and time.monotonic() - start + longest > budget:
+            break
         those = [m for m in chosen if m.sweeps] if case.sweeps else list(chosen)
 
         def tell(what: str, part: float, case: Case = case, done: int = done) -> None:
             say(f"{case.key}: {what}", (done + part) / steps)
 
         before = time.monotonic()
-        ran = experiment.run_case(case, those, plan, threads=threads, say=tell)
+        ran = experiment.run_case(
+            *(case, those, plan), threads=threads, say=tell, verdicts=verdicts
+        )
         found["cases"].append({**ran, "took": time.monotonic() - before})
         found["took"] = time.monotonic() - start
         keep(found)

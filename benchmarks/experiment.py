@@ -27,6 +27,9 @@ from resnet_spec import ResNetConfig
 Say = Callable[[str, float], None]
 """Told what is being done, and which part of the case is done."""
 
+Verdicts = dict[tuple[str, str], gate.Verdict]
+"""By the key of the case that was judged, and the mode's name."""
+
 SHORT = 0.1
 """Seconds; where any mode takes less, all turns begin with a repetition not timed."""
 
@@ -77,9 +80,26 @@ class Row:
 
 
 def run_case(
-    case: Case, modes: Sequence[Mode], plan: Plan, *, threads: int, say: Say
+    case: Case,
+    modes: Sequence[Mode],
+    plan: Plan,
+    *,
+    threads: int,
+    say: Say,
+    verdicts: Verdicts | None = None,
 ) -> dict[str, Any]:
-    """Runs every mode of a case and returns what was found, as JSON has it."""
+    """Runs every mode of a case and returns what was found, as JSON has it.
+
+    Args:
+        case: what to compute.
+        modes: ways to compute it.
+        plan: how often.
+        threads: of each mode.
+        say: told what is being done.
+        verdicts: what earlier cases of the run were judged as; a larger batch is
+            judged by a smaller one of the same mode, and need not be again.
+    """
+    verdicts = {} if verdicts is None else verdicts
     rows = [_row(mode, case) for mode in modes]
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="resnet-twins-bench-"))
@@ -113,7 +133,7 @@ def run_case(
             what = f"{row.mode.name}: building and checking"
             say(what, 0.1 + 0.5 * done / len(asked))
             worker = workers[row.mode.name]
-            if not _enters(row, worker, case, folder, facts["growth"]):
+            if not _enters(row, worker, case, folder, facts["growth"], verdicts):
                 workers.pop(row.mode.name).close()
         _time(rows, workers, plan, say)
         for worker in workers.values():  # all at once, not each after the one before
@@ -162,13 +182,21 @@ def _is_ready(row: Row, worker: Worker) -> bool:
     return True
 
 
-def _enters(row: Row, worker: Worker, case: Case, folder: Path, growth: float) -> bool:
+def _enters(
+    row: Row,
+    worker: Worker,
+    case: Case,
+    folder: Path,
+    growth: float,
+    verdicts: Verdicts,
+) -> bool:
     """Builds a mode and lets the gate judge it; says whether it may be timed."""
     if _memory_is_short(row, folder):
         return False
     try:
-        verdict = None
-        if case.task == "training" and case != case.judged:
+        known = case.judged.key, row.mode.name
+        verdict = verdicts.get(known) if case != case.judged else None
+        if case.task == "training" and case != case.judged and verdict is None:
             # Its statistics are of the whole batch: a smaller one is another step.
             with closing(Worker(replace(worker.job, case=case.judged))) as smaller:
                 smaller.ready()
@@ -182,6 +210,7 @@ def _enters(row: Row, worker: Worker, case: Case, folder: Path, growth: float) -
             row.refuse("it gives values that are not finite")
             return False
         verdict = verdict or _judge(row.mode, found, facts, case, folder, growth)
+        verdicts[known] = verdict
     except WorkerError as error:
         row.fail(str(error))
         return False

@@ -147,6 +147,7 @@ def reference(
     """
     import torch
 
+    from parity import on_torch
     from parity.compare import NUDGE, deviation
     from parity.on_torch import nudge
     from parity.twins import build
@@ -160,17 +161,16 @@ def reference(
         model = build("torch", config, state).double()
         if moved:
             images = nudge(model, images, 0)
-        x = torch.from_numpy(images)
+        before = on_torch.state(model)
+        model.to(case.device)
+        x = torch.from_numpy(images).to(case.device)
         if case.task == "inference":
             with torch.no_grad():
-                return {"logits": model(x).numpy()}
-        before = {
-            name: value.numpy().copy() for name, value in model.state_dict().items()
-        }
+                return {"logits": model(x).cpu().numpy()}
         optimizer = create_optimizer(model.train(), OPTIMIZER)
-        y = torch.from_numpy(labels[: len(images)])
+        y = torch.from_numpy(labels[: len(images)]).to(case.device)
         losses = [train_step(model, optimizer, x, y).item() for _ in range(STEPS)]
-        return changes(losses, before, model.state_dict())
+        return changes(losses, before, on_torch.state(model))
 
     found = run(images, moved=False)
     np.savez(folder / results, allow_pickle=False, **found)

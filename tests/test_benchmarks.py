@@ -170,7 +170,7 @@ def test_a_mode_that_computes_another_thing_is_refused_and_never_timed(ran: Any)
 
 @pytest.mark.parametrize("task", TASKS)
 def test_of_many_images_the_gate_looks_at_the_first_and_all_are_timed(task: Any):
-    many = replace(tiny(task), batch=JUDGED + 8)
+    many = replace(tiny(task), batch=JUDGED["cpu"] + 8)
     chosen = (*map(faulty, ("tells", "eps", "overflows")), NAMES["flax-jit"])
     found = run(*chosen, cases=(many,))
     rows = rows_of(found)
@@ -178,7 +178,7 @@ def test_of_many_images_the_gate_looks_at_the_first_and_all_are_timed(task: Any)
     assert statuses == ["timed", "refused", "refused", "timed"]
     assert rows["faulty-overflows"]["reason"] == "it gives values that are not finite"
     for name in ("faulty-tells", "flax-jit"):
-        assert rows[name]["gate"]["batch"] == JUDGED
+        assert rows[name]["gate"]["batch"] == JUDGED["cpu"]
     assert rows["faulty-tells"]["flops"] == many.batch
     assert found["cases"][0]["flops"] == flops(TINY, task, many.batch, many.size)
 

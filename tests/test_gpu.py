@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ import parity
 from parity.precision import PRECISIONS, float32_precision
 from parity.samples import random_images
 from resnet_spec import get_config
-from tests.networks import flax_like, random_torch
+from tests.networks import TINY_BOTTLENECK, flax_like, random_torch
 
 
 def _accelerator() -> str | None:
@@ -29,17 +30,41 @@ def _matmul_precision() -> Any:
     return config.jax_default_matmul_precision
 
 
+ARITHMETICS = {
+    "strict": ("float32", "strict", "float32"),
+    "tf32": ("float32", "tf32", "tf32"),
+    "bfloat16": ("bfloat16", "strict", "bfloat16"),
+}
+"""Dtype and precision that are asked for, and what is then computed in."""
+
+# Compiling each module of a deep network by itself takes an accelerator minutes.
+WHOLE = tuple(g for g in parity.GATES if "isolated" not in g and "eager" not in g)
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_twins_on_an_accelerator_pass_in_both_precisions(precision: Any):
+@pytest.mark.parametrize("asked", ARITHMETICS)
+@pytest.mark.parametrize(
+    ("network", "shape", "gates"),
+    [
+        pytest.param("resnet50", (4, 3, 225, 193), WHOLE, id="resnet50"),
+        pytest.param(TINY_BOTTLENECK, (4, 3, 65, 49), tuple(parity.GATES), id="tiny"),
+    ],
+)
+def test_twins_on_an_accelerator_pass_every_gate(
+    network: Any, shape: tuple[int, ...], gates: tuple[str, ...], asked: str
+):
     if reason := _accelerator():
         pytest.skip(reason)
-    model = random_torch(get_config("resnet50")).cuda()
-    images = random_images((4, 3, 225, 193), seed=0)
-    found = parity.check(model, flax_like(model), images, precision=precision)
-    assert found.ok, found.verdict()
-    expected = "tf32" if precision == "tf32" else "float32"
-    assert found.setting["arithmetic"] == expected
+    dtype, precision, arithmetic = ARITHMETICS[asked]
+    model = random_torch(network).cuda().to(getattr(torch, dtype))
+    images = random_images(shape, seed=0).astype(dtype).astype(np.float32)
+    found = parity.check(
+        *(model, flax_like(model, dtype), images),
+        gates=gates,
+        precision=precision,  # type: ignore[arg-type]  of the table
+    )
+    assert found.ok, str(found)
+    assert found.setting["arithmetic"] == arithmetic
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -28,6 +28,8 @@ def runner(job: Job, model: torch.nn.Module) -> Runner:
     """Makes any torch module with torchvision's names ready."""
     case, options = job.case, job.mode.options
     torch.set_num_threads(job.threads)
+    # As training scripts do where all batches have one shape.
+    torch.backends.cudnn.benchmark = case.device == "cuda"
     images, labels = inputs.read_batch(job.folder, job.case)
     model = model.to(case.device)
     x = torch.from_numpy(images).to(case.device)

@@ -1,0 +1,154 @@
+"""Everything that is to be known of an accelerator, in one command of minutes.
+
+``make accelerator OUT=dir`` runs it from a checkout on a bare machine: with whatever
+Python has the frameworks there, without installing and without fetching. What has been
+found when the time is over stays. ``SMALL=1`` runs the same on a CPU, in small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+SECONDS = 480.0
+"""Of the whole; the tests and the ceilings share the machine for the first part."""
+
+TESTING = 200.0
+"""Seconds after which tests that still run are ended, and say so."""
+
+CEILINGS = ("float32", "tf32", "bfloat16")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs all stages; returns 0 if each did what it should."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accelerator", description=__doc__
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for results")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for all of it")
+    parser.add_argument(
+        "--only", choices=("tests", "ceilings", "bench"), action="append", default=None
+    )
+    parser.add_argument("--ceilings-of", choices=CEILINGS, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    small = os.environ.get("SMALL", "") not in ("", "0")
+    if chosen.ceilings_of:
+        print(json.dumps(measure(chosen.ceilings_of, small=small)))
+        return 0
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + chosen.seconds
+    stages = chosen.only or ["tests", "ceilings", "bench"]
+    watched: dict[str, subprocess.Popen[bytes]] = {}
+    if "tests" in stages:
+        watched["tests"] = _start(_tests(small), chosen.out / "tests.txt")
+    if "ceilings" in stages:
+        for arithmetic in CEILINGS[:1] if small else CEILINGS:
+            command = ["-m", "benchmarks.accelerator", "--out", str(chosen.out)]
+            watched[f"ceilings-{arithmetic}"] = _start(
+                [*command, "--ceilings-of", arithmetic],
+                chosen.out / f"ceilings-{arithmetic}.json",
+            )
+    codes = _wait(watched, min(TESTING, chosen.seconds))
+    if "bench" in stages:
+        bench = _start(_bench(chosen.out, end, small), chosen.out / "bench.txt")
+        codes |= _wait({"bench": bench}, end - time.monotonic())
+    for name, code in codes.items():
+        print(f"== {name}: {'done' if code == 0 else f'ended with {code}'}")
+    for path in sorted(chosen.out.glob("*.txt")):
+        print(f"== {path.name}\n{path.read_text('utf-8', 'replace')[-6000:]}")
+    return int(any(codes.values()))
+
+
+def measure(arithmetic: str, *, small: bool) -> dict[str, Any]:
+    """Returns the largest error over its growth: what a ceiling is set above.
+
+    Args:
+        arithmetic: one of ``CEILINGS``.
+        small: on one network and the CPU.
+    """
+    import numpy as np
+
+    import parity
+    from resnet_spec import get_config
+    from tests.networks import flax_like, random_torch
+
+    dtype: Any = "bfloat16" if arithmetic == "bfloat16" else "float32"
+    found: dict[str, Any] = {}
+    for name in ("cifar_resnet20",) if small else ("resnet18", "resnet50"):
+        model = random_torch(get_config(name))
+        model = model.to("cpu" if small else "cuda")
+        images = parity.random_images((2, 3, 64, 48), seed=0)
+        if dtype == "bfloat16":
+            model = model.bfloat16()
+            images = parity.cast({"x": images}, dtype)["x"].astype(np.float32)
+        report = parity.check(
+            *(model, flax_like(model, dtype), images),
+            gates=("G3", "G3 training"),
+            precision="tf32" if arithmetic == "tf32" else "strict",
+        )
+        rows = [row for gate in report.gates for row in gate.rows]
+        worst = max(rows, key=lambda row: row.error / row.figures["growth"])
+        found[name] = {
+            "arithmetic": report.setting["arithmetic"],
+            "over growth": worst.error / worst.figures["growth"],
+            "at": worst.name,
+            "ok": report.ok,
+        }
+    return found
+
+
+def _tests(small: bool) -> list[str]:
+    options = ["-q", "-rA", "-W", "default", "-p", "no:cacheprovider", "--durations=9"]
+    if not small:
+        options += ["-n", "6", "-m", "gpu"]
+    return ["-m", "pytest", "tests/test_gpu.py", *options]
+
+
+def _bench(out: Path, end: float, small: bool) -> list[str]:
+    left = end - time.monotonic()
+    return [
+        *("-m", "benchmarks", "--profile", "accelerator"),
+        *("--device", "cpu" if small else "cuda"),
+        *("--budget", f"{left:.0f}", "--out", str(out / "bench.json")),
+    ]
+
+
+def _start(arguments: list[str], out: Path) -> subprocess.Popen[bytes]:
+    with out.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=_environment(os.environ),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _wait(started: Mapping[str, subprocess.Popen[bytes]], limit: float) -> dict:
+    end = time.monotonic() + limit
+    codes = {}
+    for name, process in started.items():
+        try:
+            codes[name] = process.wait(max(end - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            codes[name] = process.wait()
+    return codes
+
+
+def _environment(own: Mapping[str, str]) -> dict[str, str]:
+    # Several processes share the device: none may take three quarters of its memory.
+    return {**own, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONPATH": str(ROOT)}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
