@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,12 @@ ROOT = Path(__file__).parent.parent
 SECONDS = 480.0
 """Of the whole; the tests and the ceilings share the machine for the first part."""
 
-TESTING = 200.0
+TESTING = 240.0
 """Seconds after which tests that still run are ended, and say so."""
+
+UNTRIED = "--xla_gpu_autotune_level=0"
+"""XLA's flag for what is not timed: no algorithm is chosen by trying all, which takes
+each of the processes that share the device as long as it takes all of them."""
 
 CEILINGS = ("float32", "tf32", "bfloat16")
 
@@ -36,28 +40,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for results")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all of it")
     parser.add_argument(
+        "--testing", type=float, default=TESTING, help="seconds for tests and ceilings"
+    )
+    parser.add_argument(
         "--only", choices=("tests", "ceilings", "bench"), action="append", default=None
     )
     parser.add_argument("--ceilings-of", choices=CEILINGS, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     small = os.environ.get("SMALL", "") not in ("", "0")
     if chosen.ceilings_of:
-        print(json.dumps(measure(chosen.ceilings_of, small=small)))
+        for found in measure(chosen.ceilings_of, small=small):
+            print(json.dumps(found), flush=True)
         return 0
     chosen.out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + chosen.seconds
     stages = chosen.only or ["tests", "ceilings", "bench"]
     watched: dict[str, subprocess.Popen[bytes]] = {}
     if "tests" in stages:
-        watched["tests"] = _start(_tests(small), chosen.out / "tests.txt")
+        watched["tests"] = _start(_tests(small), chosen.out / "tests.txt", UNTRIED)
     if "ceilings" in stages:
         for arithmetic in CEILINGS[:1] if small else CEILINGS:
             command = ["-m", "benchmarks.accelerator", "--out", str(chosen.out)]
             watched[f"ceilings-{arithmetic}"] = _start(
                 [*command, "--ceilings-of", arithmetic],
-                chosen.out / f"ceilings-{arithmetic}.json",
+                chosen.out / f"ceilings-{arithmetic}.txt",
+                UNTRIED,
             )
-    codes = _wait(watched, min(TESTING, chosen.seconds))
+    codes = _wait(watched, min(chosen.testing, chosen.seconds))
     if "bench" in stages:
         bench = _start(_bench(chosen.out, end, small), chosen.out / "bench.txt")
         codes |= _wait({"bench": bench}, end - time.monotonic())
@@ -68,8 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(codes.values()))
 
 
-def measure(arithmetic: str, *, small: bool) -> dict[str, Any]:
-    """Returns the largest error over its growth: what a ceiling is set above.
+def measure(arithmetic: str, *, small: bool) -> Iterator[dict[str, Any]]:
+    """Yields networks' largest error over its growth: what a ceiling is set above.
 
     Args:
         arithmetic: one of ``CEILINGS``.
@@ -82,7 +91,11 @@ def measure(arithmetic: str, *, small: bool) -> dict[str, Any]:
     from tests.networks import flax_like, random_torch
 
     dtype: Any = "bfloat16" if arithmetic == "bfloat16" else "float32"
-    found: dict[str, Any] = {}
+    start = time.monotonic()
+
+    def say(what: str) -> None:
+        print(f"{time.monotonic() - start:6.1f} s: {what}", file=sys.stderr, flush=True)
+
     for name in ("cifar_resnet20",) if small else ("resnet18", "resnet50"):
         model = random_torch(get_config(name))
         model = model.to("cpu" if small else "cuda")
@@ -94,22 +107,23 @@ def measure(arithmetic: str, *, small: bool) -> dict[str, Any]:
             *(model, flax_like(model, dtype), images),
             gates=("G3", "G3 training"),
             precision="tf32" if arithmetic == "tf32" else "strict",
+            progress=say,
         )
         rows = [row for gate in report.gates for row in gate.rows]
         worst = max(rows, key=lambda row: row.error / row.figures["growth"])
-        found[name] = {
+        yield {
+            "network": name,
             "arithmetic": report.setting["arithmetic"],
             "over growth": worst.error / worst.figures["growth"],
             "at": worst.name,
             "ok": report.ok,
         }
-    return found
 
 
 def _tests(small: bool) -> list[str]:
-    options = ["-q", "-rA", "-W", "default", "-p", "no:cacheprovider", "--durations=9"]
+    options = ["-v", "-rA", "-W", "default", "-p", "no:cacheprovider", "--durations=9"]
     if not small:
-        options += ["-n", "6", "-m", "gpu"]
+        options += ["-n", "3", "-m", "gpu"]
     return ["-m", "pytest", "tests/test_gpu.py", *options]
 
 
@@ -122,12 +136,12 @@ def _bench(out: Path, end: float, small: bool) -> list[str]:
     ]
 
 
-def _start(arguments: list[str], out: Path) -> subprocess.Popen[bytes]:
+def _start(arguments: list[str], out: Path, flags: str = "") -> subprocess.Popen[bytes]:
     with out.open("wb") as file:
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
-            env=_environment(os.environ),
+            env={**_environment(os.environ), "XLA_FLAGS": flags},
             stdout=file,
             stderr=subprocess.STDOUT,
         )

@@ -46,7 +46,7 @@ WHOLE = tuple(g for g in parity.GATES if "isolated" not in g and "eager" not in 
 @pytest.mark.parametrize(
     ("network", "shape", "gates"),
     [
-        pytest.param("resnet50", (4, 3, 225, 193), WHOLE, id="resnet50"),
+        pytest.param("resnet18", (4, 3, 97, 65), WHOLE, id="resnet18"),
         pytest.param(TINY_BOTTLENECK, (4, 3, 65, 49), tuple(parity.GATES), id="tiny"),
     ],
 )
