@@ -10,7 +10,7 @@ WORKERS ?= 2
 
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo accelerator bench bench-report test test-all test-mutants test-alarms lint types clean
+.PHONY: demo accelerator bench bench-report docs test test-all test-mutants test-alarms lint types clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.demo
@@ -25,7 +25,14 @@ bench: $(INSTALLED)
 accelerator:
 	$(PYTHON) -m benchmarks.accelerator --out $(or $(OUT),out/accelerator)
 
-# The README's table and picture, from docs/bench.json.
+# The site: build/docs/index.html. A warning is an error, and so is a reference that
+# leads nowhere.
+docs: $(INSTALLED)
+	$(VENV)/bin/python -m sphinx -W --keep-going -n -q docs build/docs
+	@echo "build/docs/index.html"
+
+# The tables of docs/benchmarks.md and of the README, and the picture, from
+# docs/bench.json.
 bench-report: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.readme
 
