@@ -36,7 +36,7 @@ python_use_unqualified_type_names = True
 # of other libraries, and the inside of parity.
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|os|pathlib|numpy|torch|jax|jaxlib|jaxtyping|flax)\..*"),
-    ("py:class", r"Array|Tensor"),
+    ("py:class", r"Array|Tensor|Float|Int"),
     ("py:.*", r"(parity|resnet_torch|resnet_flax)\.\w+\.\w+|parity\.precision"),
 ]
 
@@ -51,4 +51,5 @@ def _returns_are_prose(
 
 
 def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
     app.connect("autodoc-process-docstring", _returns_are_prose, priority=400)
