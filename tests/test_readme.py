@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,13 @@ def _same_for_all_machines(output: str) -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path, photo: Path, resnet50: Path) -> Path:
     """Where the files that a page speaks of lie."""
-    os.link(resnet50, tmp_path / "resnet50.pth")
-    shutil.copy(photo, tmp_path / "photo.jpg")
+    _furnish(tmp_path, photo, resnet50)
     return tmp_path
+
+
+def _furnish(folder: Path, photo: Path, resnet50: Path) -> None:
+    os.link(resnet50, folder / "resnet50.pth")
+    shutil.copy(photo, folder / "photo.jpg")
 
 
 @pytest.fixture(scope="module")
@@ -142,28 +147,25 @@ def test_the_extras_are_all_explained():
         assert f"`{extra}`" in page
 
 
-def _console_cases() -> list:
-    """A case for each page and speed: its commands in order."""
+def _cases(language: str) -> list:
+    """Each page with its quick blocks; and, where it has others, with all."""
     cases = []
     for page in PAGES:
         name = page.relative_to(ROOT).as_posix()
-        for slow in (False, True):
-            calls = [
-                call
-                for block in blocks("console")
-                if (block.page, block.slow) == (name, slow)
-                for call in _calls(block)
-                if not call[0].startswith("make ")
-            ]
-            if calls:
-                marks = [pytest.mark.slow] if slow else []
-                cases.append(pytest.param(calls, id=name, marks=marks))
+        mine = [block for block in blocks(language) if block.page == name]
+        quick = [block for block in mine if not block.slow]
+        if quick:
+            cases.append(pytest.param(quick, id=name))
+        if len(quick) < len(mine):
+            cases.append(pytest.param(mine, id=f"{name}-all", marks=pytest.mark.slow))
     return cases
 
 
-@pytest.mark.parametrize("calls", _console_cases())
-def test_every_command_prints_what_is_shown(folder: Path, calls: list):
-    for command, expected in calls:
+@pytest.mark.parametrize("shown", _cases("console"))
+def test_every_command_prints_what_is_shown(folder: Path, shown: list[Block]):
+    for command, expected in [call for block in shown for call in _calls(block)]:
+        if command in ("make demo", "make test"):
+            continue
         program, *arguments = shlex.split(command)
         assert program == "resnet-twins"
         done = subprocess.run(
@@ -176,22 +178,11 @@ def test_every_command_prints_what_is_shown(folder: Path, calls: list):
         assert _same_for_all_machines(done.stdout) == _same_for_all_machines(expected)
 
 
-@pytest.fixture(scope="module")
-def ran(
-    tmp_path_factory: pytest.TempPathFactory, photo: Path, resnet50: Path
-) -> Mapping[str, list[tuple[Block, dict[str, str]]]]:
-    """What each page's Python did, in one process for all that is there."""
-    folder = tmp_path_factory.mktemp("python")
-    os.link(resnet50, folder / "resnet50.pth")
-    shutil.copy(photo, folder / "photo.jpg")
-    missing = [name for name, there in COMING.items() if not there()]
-    chosen: list[Block] = []
-    skipped: set[str] = set()
-    for block in blocks("python"):
-        if any(re.search(name, block.text) for name in missing):
-            skipped.add(block.page)
-        if block.page not in skipped:
-            chosen.append(block)
+Result = Mapping[str, str]
+
+
+def _python(folder: Path, chosen: list[Block]) -> list[Result]:
+    """Runs blocks in one process, and returns what each did."""
     # The published weights are not to be had here; all else stays.
     asked = [
         (it.page, it.line, it.text.replace('weights="DEFAULT"', 'weights="random"'))
@@ -206,26 +197,49 @@ def ran(
         text=True,
         check=True,
     )
-    found: dict[str, list[tuple[Block, dict[str, str]]]] = {}
-    for block, result in zip(chosen, json.loads(done.stdout), strict=True):
-        found.setdefault(block.page, []).append((block, result))
-    return found
+    return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("page", sorted({block.page for block in blocks("python")}))
+def _there(shown: list[Block]) -> list[Block]:
+    """A page's blocks before the first that names what is not there yet."""
+    missing = [name for name, there in COMING.items() if not there()]
+    return list(
+        takewhile(
+            lambda it: not any(re.search(name, it.text) for name in missing), shown
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def quick(
+    tmp_path_factory: pytest.TempPathFactory, photo: Path, resnet50: Path
+) -> Mapping[Block, Result]:
+    """What the quick blocks of all pages did: frameworks are loaded once for all."""
+    folder = tmp_path_factory.mktemp("python")
+    _furnish(folder, photo, resnet50)
+    cases = [case.values[0] for case in _cases("python") if not case.marks]
+    chosen = [block for shown in cases for block in _there(shown)]
+    return dict(zip(chosen, _python(folder, chosen), strict=True))
+
+
+@pytest.mark.parametrize("shown", _cases("python"))
 def test_the_python_of_a_page_runs_and_prints_what_is_shown(
-    ran: Mapping[str, list[tuple[Block, dict[str, str]]]], page: str
+    quick: Mapping[Block, Result], folder: Path, shown: list[Block]
 ):
-    done = ran.get(page, [])
-    for block, result in done:
+    there = _there(shown)
+    if any(block.slow for block in there):
+        results = _python(folder, there)
+    else:
+        results = [quick[block] for block in there]
+    for block, result in zip(there, results, strict=True):
         assert not result["error"], result["error"]
         said = re.findall(r"^ *print\(.*\)  # (.*)$", block.text, re.MULTILINE)
         expected = block.shown.splitlines() if block.shown else said
         if expected:
-            assert result["out"].splitlines() == expected, f"{page}:{block.line}"
-    behind = [block for block in blocks("python") if block.page == page][len(done) :]
-    if behind:
-        pytest.skip(f"from line {behind[0].line} on it names what is not there yet")
+            assert result["out"].splitlines() == expected, (block.page, block.line)
+    if len(there) < len(shown):
+        line = shown[len(there)].line
+        pytest.skip(f"from line {line} on it names what is not there yet")
 
 
 def test_the_tables_are_those_of_the_runs_json(tmp_path: Path):
