@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Where else pip looks; for torch without CUDA see the README.
+# Where else pip looks; for torch without CUDA see docs/install.md.
 PIP_ARGS ?=
 
 # Tests run at the same time; each of these takes up to 5 GB.
