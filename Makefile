@@ -27,7 +27,7 @@ accelerator:
 
 # The README's table and picture, from docs/bench.json.
 bench-report: $(INSTALLED)
-	$(VENV)/bin/python -m benchmarks.readme
+	$(VENV)/bin/python -m benchmarks.results.readme
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
@@ -38,10 +38,10 @@ test-all: $(INSTALLED)
 
 # Two hundred random networks, none of which may raise an alarm.
 test-alarms: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -n $(WORKERS) tests/test_alarms.py -m ''
+	$(VENV)/bin/python -m pytest -n $(WORKERS) tests/judging/test_alarms.py -m ''
 
 test-mutants: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -n $(WORKERS) tests/test_mutants.py -m ''
+	$(VENV)/bin/python -m pytest -n $(WORKERS) tests/mutants/test_mutants.py -m ''
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from resnet_spec import PublishedWeights
+from resnet_spec import PublishedWeights, ResNetConfig, describe
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -79,3 +79,24 @@ def preprocess(image: Image.Image, *, resize: int = 256, crop: int = 224) -> np.
     # In float32 and in this order: x/255, then -mean, then /std. No two steps commute.
     normal = (pixels / np.float32(255) - mean) / std
     return np.ascontiguousarray(normal)[None]
+
+
+def random_images(shape: tuple[int, int, int, int], *, seed: int) -> np.ndarray:
+    """Draws normal images of shape (n, c, h, w), float32."""
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def photograph(
+    path: Path, config: ResNetConfig, weights: PublishedWeights | None = None
+) -> np.ndarray:
+    """Does what :func:`load_image` does, for a network that takes photographs.
+
+    Raises:
+        ValueError: the network takes no photographs.
+    """
+    if config.in_channels != 3 or config.head != "linear" or not config.include_top:
+        raise ValueError(
+            f"{path}: a photograph has 3 channels and is cut to a square; "
+            f"{describe(config)} takes no such image or has no classes"
+        )
+    return load_image(path, weights)

@@ -11,8 +11,8 @@ from PIL import Image
 
 import parity
 import resnet_spec
-from parity.compare import differing_bits
 from parity.images import preprocess
+from parity.weights.digest import differing_bits
 from resnet_spec import get_weights
 
 
