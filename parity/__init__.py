@@ -3,12 +3,18 @@
 Importing this imports neither torch nor jax: each comes with its first model.
 """
 
-from parity.errors import CheckpointError, DownloadError, OutputError
+from parity.errors import (
+    CheckpointError,
+    DownloadError,
+    OutputError,
+    TransferWarning,
+)
 from parity.files.convert import Conversion, convert
 from parity.files.download import download
+from parity.files.models import create_model
 from parity.files.reading import StateDict, load
 from parity.files.writing import save
-from parity.images import load_image, random_images
+from parity.images import load_image, preprocess, random_images
 from parity.judging.check import check, compare_modules
 from parity.judging.gates import FORWARD, GATES, TRAINING
 from parity.judging.report import Report
@@ -31,12 +37,14 @@ __all__ = [
     "OutputError",
     "Report",
     "StateDict",
+    "TransferWarning",
     "adapt_in_channels",
     "cast",
     "check",
     "compare_modules",
     "compare_training",
     "convert",
+    "create_model",
     "digest_of",
     "download",
     "entries",
@@ -44,6 +52,7 @@ __all__ = [
     "load",
     "load_image",
     "load_state_dict",
+    "preprocess",
     "random_images",
     "random_state",
     "save",

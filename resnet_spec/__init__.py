@@ -15,6 +15,7 @@ from resnet_spec.weights import (
     PublishedWeights,
     class_names,
     get_weights,
+    is_published,
     list_weights,
     published_sha256,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "find_name",
     "get_config",
     "get_weights",
+    "is_published",
     "list_models",
     "list_weights",
     "printed",

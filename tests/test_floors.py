@@ -41,7 +41,7 @@ FOREIGN = {"resnet_torch": {"jax", "flax"}, "resnet_flax": {"torch"}}
 def _files() -> list[Path]:
     return [
         path
-        for package in {name.partition(".")[0] for name in FLOORS}
+        for package in dict.fromkeys(name.partition(".")[0] for name in FLOORS)
         for path in sorted((ROOT / package).rglob("*.py"))
     ]
 

@@ -59,6 +59,22 @@ def entries_of(config: ResNetConfig) -> dict[str, Entry]:
     return entries(ABSTRACT[framework](config))
 
 
+def create(framework: str, config: ResNetConfig, *, seed: int) -> Any:
+    """Returns a twin as training starts from it, in training mode."""
+    if framework == "torch":
+        import torch
+
+        import resnet_torch
+
+        generator = torch.Generator().manual_seed(seed)
+        return resnet_torch.create_model(config, generator=generator)
+    from flax import nnx
+
+    import resnet_flax
+
+    return resnet_flax.create_model(config, rngs=nnx.Rngs(seed))
+
+
 def build(framework: str, config: ResNetConfig, state: dict[str, np.ndarray]) -> Any:
     """Returns a twin in evaluation mode, with this state.
 

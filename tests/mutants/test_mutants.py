@@ -284,14 +284,14 @@ def _differ(preprocess: Callable[..., np.ndarray], photo: Path) -> list[bool]:
 def test_wrong_preprocessing_is_not_torchvisions(
     fault: str, photo: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert not any(_differ(images.preprocess, photo))
+    assert not any(_differ(images.prepare, photo))
     right, wrong = PREPROCESSING[fault]
-    source = inspect.getsource(images.preprocess)
+    source = inspect.getsource(images.prepare)
     assert source.count(right) == 1
     space = {**vars(images), "_interpolated": _interpolated}
     exec(source.replace(right, wrong), space)
-    monkeypatch.setattr(images, "preprocess", space["preprocess"])
-    assert any(_differ(images.preprocess, photo))
+    monkeypatch.setattr(images, "prepare", space["prepare"])
+    assert any(_differ(images.prepare, photo))
 
 
 # --- the self-test ------------------------------------------------------------------
