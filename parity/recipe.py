@@ -208,7 +208,7 @@ class Recipe:
             load_state_dict(model, cast(chosen.state, self.dtype))
         report = check(
             *(torch_model, flax_model, images),
-            gates=GATES if self.training else tuple(FORWARD),
+            gates=GATES if self.training else FORWARD,
             seed=self.seed,
             precision=self.precision,
             progress=progress,

@@ -99,6 +99,8 @@ def save(
     with replacing(path, overwrite) as temporary:
         try:
             _WRITERS[format](temporary, arrays, json.dumps(metadata, sort_keys=True))
+        except ModuleNotFoundError:  # whose names and ways out are told as such
+            raise
         except Exception as error:  # each library has its own for a full disk
             while_at_it = error.__context__
             if isinstance(while_at_it, KeyboardInterrupt) and while_at_it is not before:

@@ -133,7 +133,7 @@ def compare_modules(
         results = [judge(gate, evidence) for gate in gates]
         shapes = {}
         with suppress(ModuleError):  # then the gates have said so
-            phase = evidence.forward if FORWARD.keys() & gates else evidence.training
+            phase = evidence.forward if set(FORWARD) & set(gates) else evidence.training
             shapes = phase.reference.shapes if gates else {}
     setting = {
         "config": _config(torch_module),

@@ -10,9 +10,8 @@ no error travels, and what fails is what is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,15 +26,38 @@ from parity.running.taps import OUTPUT, ModuleError, Quantity, path_of
 from parity.weights.digest import differing_bits
 from parity.weights.names import COUNTER
 
-Gate = Callable[[Evidence], GateResult]
+
+@dataclass(frozen=True)
+class Gate:
+    """One rule.
+
+    Args:
+        name: by which it is asked for.
+        rule: from the evidence, and this, to a result.
+        training: judges training mode.
+        isolated: judges each module alone.
+        float64: judges runs in float64, where a rule is for either dtype.
+        jit: judges the jitted run.
+    """
+
+    name: str
+    rule: Callable[[Evidence, Gate], GateResult]
+    training: bool = False
+    isolated: bool = False
+    float64: bool = False
+    jit: bool = True
+
+    def result(self, what: str, rows: Iterable[Row], skipped: str = "") -> GateResult:
+        """Returns what it found."""
+        return GateResult(self.name, what, tuple(rows), skipped, self.isolated)
 
 
-def weights(evidence: Evidence) -> GateResult:
+def weights(evidence: Evidence, gate: Gate) -> GateResult:
     """G0: the states are identical, compared as integers."""
     torch_state, flax_state = evidence.states["torch"], evidence.states["flax"]
     what = "weights, bit for bit"
     if not flax_state:
-        return GateResult("G0", what, (), "a function shows no weights by name")
+        return gate.result(what, (), "a function shows no weights by name")
     differences = differing_bits(torch_state, flax_state)
     rows = []
     for name in [*torch_state, *(n for n in flax_state if n not in torch_state)]:
@@ -44,12 +66,12 @@ def weights(evidence: Evidence) -> GateResult:
             rows.append(Row(name, True, note="Flax counts no batches, not compared"))
         else:
             rows.append(Row(name, not note, note=note))
-    return GateResult("G0", what, tuple(rows))
+    return gate.result(what, rows)
 
 
-def algebra(evidence: Evidence, *, gate: str, training: bool) -> GateResult:
+def algebra(evidence: Evidence, gate: Gate) -> GateResult:
     """G1: in float64 both compute the same function."""
-    phase = evidence.training if training else evidence.forward
+    phase = evidence.training if gate.training else evidence.forward
     run = phase.flax_run_float64
     rows = []
     for quantity, found in _both(phase, run):
@@ -57,16 +79,16 @@ def algebra(evidence: Evidence, *, gate: str, training: bool) -> GateResult:
             rows.append(_unmatched(evidence, phase, run, quantity))
         else:
             rows.append(_exact(quantity, found, phase.reference.growth(quantity)[0]))
-    what = "float64, gradients and statistics" if training else "float64, every tap"
-    return GateResult(gate, what, tuple(rows))
+    what = (
+        "float64, gradients and statistics" if gate.training else "float64, every tap"
+    )
+    return gate.result(what, rows)
 
 
-def arithmetic(
-    evidence: Evidence, *, gate: str, training: bool, jit: bool = True
-) -> GateResult:
+def arithmetic(evidence: Evidence, gate: Gate) -> GateResult:
     """G2: in the working dtype neither is much farther from float64 than the other."""
-    phase = evidence.training if training else evidence.forward
-    run = phase.flax_run if jit else phase.flax_run_without_jit
+    phase = evidence.training if gate.training else evidence.forward
+    run = phase.flax_run if gate.jit else phase.flax_run_without_jit
     rows = []
     for quantity, flax in _both(phase, run):
         torch = phase.torch_run.deviations.get(quantity)
@@ -80,16 +102,14 @@ def arithmetic(
                 row = _in_one_dtype(row, phase.torch_run, run)
             rows.append(row)
     what = f"{evidence.arithmetic}, " + (
-        "gradients and statistics" if training else "every tap"
+        "gradients and statistics" if gate.training else "every tap"
     )
-    return GateResult(gate, what if jit else f"{what}, without jit", tuple(rows))
+    return gate.result(what if gate.jit else f"{what}, without jit", rows)
 
 
-def modules(
-    evidence: Evidence, *, gate: str, training: bool, float64: bool
-) -> GateResult:
+def modules(evidence: Evidence, gate: Gate) -> GateResult:
     """G1 and G2, isolated: each module computes the same on the same input."""
-    phase = evidence.training if training else evidence.forward
+    phase = evidence.training if gate.training else evidence.forward
     rows = []
     isolated = phase.isolated
     for tap in phase.reference.shapes:
@@ -99,7 +119,7 @@ def modules(
         if (alone := isolated.found.get(tap)) is None:
             continue
         found = {name: _counted(evidence, by) for name, by in alone.items()}
-        if float64:
+        if gate.float64:
             judged = [
                 _exact(quantity, flax, isolated.growth(quantity, tap)[0])
                 if flax
@@ -112,14 +132,14 @@ def modules(
         about = " ".join((worst.kind, "" if worst.name == tap else worst.name)).strip()
         note = "" if worst.ok else f"{about} {worst.note}".rstrip()
         rows.append(replace(worst, name=tap, kind=about, note=note))
-    dtype = "float64" if float64 else evidence.arithmetic
-    what = f"{dtype}, one module at a time{', backwards too' if training else ''}"
-    return GateResult(gate, what, tuple(rows))
+    dtype = "float64" if gate.float64 else evidence.arithmetic
+    what = f"{dtype}, one module at a time{', backwards too' if gate.training else ''}"
+    return gate.result(what, rows)
 
 
-def ceilings(evidence: Evidence, *, gate: str, training: bool) -> GateResult:
+def ceilings(evidence: Evidence, gate: Gate) -> GateResult:
     """G3: neither is farther from float64 than a good implementation ever is."""
-    phase = evidence.training if training else evidence.forward
+    phase = evidence.training if gate.training else evidence.forward
     rows = []
     for name, run in (("torch", phase.torch_run), ("Flax", phase.flax_run)):
         worst: dict[str, Row] = {}
@@ -135,10 +155,10 @@ def ceilings(evidence: Evidence, *, gate: str, training: bool) -> GateResult:
             )
             worst[row.kind] = max(worst.get(row.kind, row), row, key=share_used)
         rows += worst.values()
-    return GateResult(gate, f"{evidence.arithmetic}, ceilings", tuple(rows))
+    return gate.result(f"{evidence.arithmetic}, ceilings", rows)
 
 
-def kinks(evidence: Evidence) -> GateResult:
+def kinks(evidence: Evidence, gate: Gate) -> GateResult:
     """G4: only rounding decides on which side of a kink a unit is.
 
     A rectifier's gradient jumps at 0, a pool's where two values are equal. A unit so
@@ -161,25 +181,25 @@ def kinks(evidence: Evidence) -> GateResult:
         rows.append(Row(tap, size <= limit, "", size, limit, ", ".join(notes)))
     what = "sides of kinks"
     if not rows:
-        return GateResult("G4", what, (), "torch has no ReLU or MaxPool2d modules")
-    return GateResult("G4", what, tuple(rows))
+        return gate.result(what, (), "torch has no ReLU or MaxPool2d modules")
+    return gate.result(what, rows)
 
 
-def decisions(evidence: Evidence) -> GateResult:
+def decisions(evidence: Evidence, gate: Gate) -> GateResult:
     """G5: both choose the class that float64 chooses, wherever rounding lets them."""
     what = "top-1 class"
     phase = evidence.forward
     reference = phase.reference.values[Quantity("output", OUTPUT)]
     classes = has_classes(reference.shape)
     if not classes:
-        return GateResult("G5", what, (), "the network has no classes to choose from")
+        return gate.result(what, (), "the network has no classes to choose from")
     reference = reference.reshape(-1, classes)
     runs = phase.torch_run, phase.flax_run
     outputs = [run.output for run in runs]
     if all(output.size == reference.size for output in outputs):
         outputs = [output.reshape(reference.shape) for output in outputs]
     else:
-        return GateResult("G5", what, (Row(OUTPUT, False, note="other shape"),))
+        return gate.result(what, (Row(OUTPUT, False, note="other shape"),))
     # What G2 grants a logit, from the better twin: a twin's own error, however large,
     # must not excuse its decision. Two logits may be off, in opposite directions.
     size = int(np.prod(reference.shape))
@@ -205,52 +225,48 @@ def decisions(evidence: Evidence) -> GateResult:
                 figures=dict(zip(("float64", "torch", "flax"), chosen, strict=True)),
             )
         )
-    return GateResult("G5", what, tuple(rows))
+    return gate.result(what, rows)
 
 
-FORWARD: dict[str, Gate] = {
-    "G0": weights,
-    "G1": partial(algebra, gate="G1", training=False),
-    "G1 isolated": partial(modules, gate="G1 isolated", training=False, float64=True),
-    "G2": partial(arithmetic, gate="G2", training=False),
-    "G2 eager": partial(arithmetic, gate="G2 eager", training=False, jit=False),
-    "G2 isolated": partial(modules, gate="G2 isolated", training=False, float64=False),
-    "G3": partial(ceilings, gate="G3", training=False),
-    "G5": decisions,
-}
+_TABLE = (
+    Gate("G0", weights),
+    Gate("G1", algebra),
+    Gate("G1 isolated", modules, isolated=True, float64=True),
+    Gate("G2", arithmetic),
+    Gate("G2 eager", arithmetic, jit=False),
+    Gate("G2 isolated", modules, isolated=True),
+    Gate("G3", ceilings),
+    Gate("G5", decisions),
+    Gate("G1 training", algebra, training=True),
+    Gate("G1 training isolated", modules, training=True, isolated=True, float64=True),
+    Gate("G4", kinks, training=True),
+    Gate("G2 training", arithmetic, training=True),
+    Gate("G2 training eager", arithmetic, training=True, jit=False),
+    Gate("G2 training isolated", modules, training=True, isolated=True),
+    Gate("G3 training", ceilings, training=True),
+)
+
+FORWARD = tuple(gate.name for gate in _TABLE if not gate.training)
 """The gates of evaluation mode, by name, in the order of a check."""
 
-TRAINING: dict[str, Gate] = {
-    "G1 training": partial(algebra, gate="G1 training", training=True),
-    "G1 training isolated": partial(
-        modules, gate="G1 training isolated", training=True, float64=True
-    ),
-    "G4": kinks,
-    "G2 training": partial(arithmetic, gate="G2 training", training=True),
-    "G2 training eager": partial(
-        arithmetic, gate="G2 training eager", training=True, jit=False
-    ),
-    "G2 training isolated": partial(
-        modules, gate="G2 training isolated", training=True, float64=False
-    ),
-    "G3 training": partial(ceilings, gate="G3 training", training=True),
-}
+TRAINING = tuple(gate.name for gate in _TABLE if gate.training)
 """The gates of training mode: gradients, statistics, the loss."""
 
 GATES = (*FORWARD, *TRAINING)
 """The names of all gates, in the order of a check."""
 
 
-def judge(gate: str, evidence: Evidence) -> GateResult:
-    """Goes through one gate; a network that raises has failed it."""
-    if evidence.pair.is_function and (gate in TRAINING or "isolated" in gate):
+def judge(name: str, evidence: Evidence) -> GateResult:
+    """Lets a gate judge; a network that raises has failed it."""
+    gate = next(gate for gate in _TABLE if gate.name == name)
+    if evidence.pair.is_function and (gate.training or gate.isolated):
         reason = "a function shows no modules, and has no training mode"
-        return GateResult(gate, "modules", (), reason)
+        return gate.result("modules", (), reason)
     try:
-        return (FORWARD | TRAINING)[gate](evidence)
+        return gate.rule(evidence, gate)
     except ModuleError as failure:
         row = Row(failure.path, False, note=failure.what)
-        return GateResult(gate, "both networks run", (row,))
+        return gate.result("both networks run", (row,))
 
 
 def _both(phase: Phase, run: Run) -> Iterator[tuple[Quantity, Deviation | None]]:

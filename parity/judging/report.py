@@ -33,6 +33,9 @@ class Report:
         judged = any(gate.rows for gate in self.gates)
         return judged and all(gate.ok for gate in self.gates)
 
+    def __bool__(self) -> bool:
+        return self.ok
+
     @property
     def first_divergence(self) -> str | None:
         """Name of the first tap or entry that is out of the first gate that failed."""
@@ -48,10 +51,7 @@ class Report:
         What the isolated gates found: calls by name, in order of computation.
         """
         failed = [
-            row.name
-            for gate in self.gates
-            if "isolated" in gate.gate
-            for row in gate.failures
+            row.name for gate in self.gates if gate.isolated for row in gate.failures
         ]
         return tuple(dict.fromkeys(failed))
 
@@ -214,12 +214,14 @@ class GateResult:
         what: what it judges, in words.
         rows: everything judged, in order.
         skipped: why nothing was judged; empty if something was.
+        isolated: whether it judged each module alone.
     """
 
     gate: str
     what: str
     rows: tuple[Row, ...]
     skipped: str = ""
+    isolated: bool = False
 
     @property
     def ok(self) -> bool:

@@ -24,6 +24,7 @@ import parity
 from parity.errors import OutputError
 from parity.files import writing
 from parity.weights.digest import differing_bits
+from resnet_cli.failures import exit_code, one_line
 
 STATE = {"fc.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}
 FORMATS = pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
@@ -291,3 +292,24 @@ def test_the_same_state_gives_the_same_bytes(tmp_path: Path):
             parity.save(tmp_path / f"{name}.{suffix}", STATE)
         contents = {(tmp_path / f"{name}.{suffix}").read_bytes() for name in "ab"}
         assert len(contents) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("torch", "torch"), ("flax", "flax"), ("jax.numpy", "flax"), ("scipy", "bench")],
+)
+def test_what_is_not_installed_is_told_with_its_extra(module: str, extra: str):
+    error = ModuleNotFoundError(f"No module named {module!r}", name=module)
+    assert one_line(error).endswith(f"`pip install 'resnet-twins[{extra}]'`")
+    assert exit_code(error) == 2
+
+
+def test_without_torch_no_pth_is_written_and_torch_is_named(
+    arrays: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ModuleNotFoundError) as raised:
+        parity.save(tmp_path / "weights.pth", arrays)
+    assert raised.value.name == "torch"
+    assert list(tmp_path.iterdir()) == []
+    parity.save(tmp_path / "weights.safetensors", arrays)

@@ -32,7 +32,7 @@ SHARP = ("G0", "G1 training isolated")
 def report() -> parity.Report:
     model = random_torch(TINY_BOTTLENECK)
     images = random_images(ODD, seed=1)
-    return parity.check(model, flax_like(model), images, gates=tuple(parity.TRAINING))
+    return parity.check(model, flax_like(model), images, gates=parity.TRAINING)
 
 
 def test_equal_networks_pass_every_gate_of_training_mode(report: parity.Report):

@@ -42,7 +42,7 @@ def _gate(gate: str, taps: tuple[str, ...], bad: str, error: float) -> GateResul
         for kind in kinds
         for tap in taps
     )
-    return GateResult(gate, what, rows)
+    return GateResult(gate, what, rows, isolated="isolated" in gate)
 
 
 def report_of(

@@ -76,13 +76,13 @@ def test_fused_twins_pass_the_check_and_a_fault_does_not(config: ResNetConfig):
     twin = flax_like(model)
     x = images(config, 40, 33).astype(np.float32)
     fused = resnet_torch.fuse(model), resnet_flax.fuse(twin)
-    report = parity.check(*fused, x, gates=tuple(parity.FORWARD))
+    report = parity.check(*fused, x, gates=parity.FORWARD)
     assert report.ok, str(report)
     for _, module in nnx.iter_modules(twin):
         if isinstance(module, BatchNorm2d):
             module.eps = 0.0
     wrong = resnet_flax.fuse(twin)
-    report = parity.check(fused[0], wrong, x, gates=tuple(parity.FORWARD))
+    report = parity.check(fused[0], wrong, x, gates=parity.FORWARD)
     assert not report.ok
 
 
