@@ -13,7 +13,7 @@ import pytest
 from benchmarks.results import file
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_accelerators_command_leaves_tests_ceilings_and_times(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.accelerator", "--out", str(tmp_path)],
@@ -30,7 +30,7 @@ def test_the_accelerators_command_leaves_tests_ceilings_and_times(tmp_path: Path
     assert timed == [["torch-eager", "flax-jit"]] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_when_time_is_over_what_was_found_stays(tmp_path: Path):
     command = [sys.executable, "-m", "benchmarks.accelerator", "--out", str(tmp_path)]
     done = subprocess.run(

@@ -165,6 +165,7 @@ def test_a_mode_that_computes_another_thing_is_refused_and_never_timed(ran: Any)
     assert "times" not in row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_of_many_images_the_gate_looks_at_the_first_and_all_are_timed(task: Any):
     many = replace(tiny(task), batch=JUDGED["cpu"] + 8)
@@ -265,6 +266,7 @@ def test_accelerator_modes_skip_without_a_device(task: Any):
     assert why_not(NAMES["flax-tf32"], compiled) == "JAX sees no CUDA device"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(which("c++") is None, reason="there is no C++ compiler")
 @pytest.mark.parametrize(
     ("task", "names"),
@@ -278,6 +280,7 @@ def test_compiled_modes_pass_the_gate(task: Any, names: tuple[str, ...]):
     assert {n: r["reason"] for n, r in rows.items()} == dict.fromkeys(names, "")
 
 
+@pytest.mark.slow
 def test_the_mode_by_winograd_is_and_passes_the_gate():
     config = TINY.replace(widths=(64, 72))  # the narrow one's kernels stay as they are
     wide = case("wide", "inference", 2, (48, 40), config=config)
@@ -287,6 +290,7 @@ def test_the_mode_by_winograd_is_and_passes_the_gate():
     assert winograd["gate"]["error"] != plain["gate"]["error"]
 
 
+@pytest.mark.slow
 def test_the_command_times_training_as_often_as_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -306,6 +310,7 @@ def test_the_command_times_training_as_often_as_is_said(
     assert f"results: {out}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "least"), [("resnet18", "timm"), ("resnet50", "keras-jax")]
 )

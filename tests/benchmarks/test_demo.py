@@ -10,6 +10,7 @@ from benchmarks import demo
 from benchmarks.measuring.timing import Timing, interleaved
 
 
+@pytest.mark.slow
 def test_the_demo_goes_the_whole_road(photo: Path, capsys: pytest.CaptureFixture[str]):
     assert demo.main(photo) == 0
     out = capsys.readouterr().out

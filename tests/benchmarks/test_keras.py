@@ -90,6 +90,7 @@ def _images(keras: dict[str, np.ndarray]) -> np.ndarray:
     return np.ascontiguousarray(keras["images"].transpose(0, 3, 1, 2))
 
 
+@pytest.mark.slow
 def test_keras_weights_give_keras_logits_in_both_twins(keras: dict[str, np.ndarray]):
     model = _twin_of(keras, "resnet50_v1")
     with torch.no_grad():
@@ -102,6 +103,7 @@ def test_keras_weights_give_keras_logits_in_both_twins(keras: dict[str, np.ndarr
     assert deviation(found, keras["logits"]).l2 <= G1_FORWARD
 
 
+@pytest.mark.slow
 def test_with_the_stride_of_v15_the_logits_are_others(keras: dict[str, np.ndarray]):
     # The comparison above can fail: same weights, the stride on the other convolution.
     model = _twin_of(keras, "resnet50")

@@ -22,6 +22,7 @@ import parity
 from parity.errors import CheckpointError
 from parity.weights.digest import differing_bits
 from tests.support.corpus import refused
+from tests.support.examples import examples
 
 
 def test_row_1_a_missing_file(path: Path):
@@ -325,7 +326,10 @@ def test_rows_91_to_94_a_broken_header(path: Path, content: bytes, said: str):
     refused(path, said)
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(400),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(st.data())
 def test_a_mutated_header_is_refused_or_changes_nothing(tmp_path: Path, data):
     arrays = {

@@ -95,7 +95,7 @@ def test_roundings_of_a_sum_grow_by_its_length_and_by_what_cancels_in_it():
     assert error < arithmetic_floor("float32", by_length * magnified)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("number", range(10))
 def test_no_false_alarm(number: int):
     seen, alarms = [], []

@@ -26,7 +26,7 @@ DTYPES = ["float32", "bfloat16", "float16"]
     [
         ("float32", "resnet18"),
         *(
-            pytest.param(dtype, name, marks=pytest.mark.slow)
+            pytest.param(dtype, name, marks=pytest.mark.exhaustive)
             for name in ("resnet18", "resnet50")
             for dtype in DTYPES
             if (dtype, name) != ("float32", "resnet18")

@@ -55,7 +55,7 @@ def test_every_gradient_every_statistic_and_the_loss_are_judged(report: parity.R
         assert {row.name for row in report.gate(name).rows} == set(report.shapes)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "config",
     [
@@ -77,7 +77,7 @@ def test_other_networks_pass_too(config: ResNetConfig):
     assert found.ok, found.verdict()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_types_pass_in_training_mode(dtype: str):
     model = random_torch(TINY).to(getattr(torch, dtype))

@@ -38,7 +38,9 @@ QUICK = (
 def _marked(mutants: tuple[Mutant, ...], quick: tuple[str, ...] = QUICK) -> list[Any]:
     """Every mutant by its name; all but a few are slow."""
     return [
-        pytest.param(m, id=m.name, marks=() if m.name in quick else pytest.mark.slow)
+        pytest.param(
+            m, id=m.name, marks=() if m.name in quick else pytest.mark.exhaustive
+        )
         for m in mutants
     ]
 
@@ -118,7 +120,7 @@ def _axes(wrong: dict[int, tuple[int, ...]]) -> Callable[[int], tuple[int, ...]]
 _EXCHANGED = {**names.TORCH_LEAF, "mean": "running_var", "var": "running_mean"}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("patch", "network", "culprit"),
     [
@@ -209,7 +211,7 @@ TORCH: dict[str, tuple[Callable[[Any], Any], str, tuple[str, ...]]] = {
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(f, id=f, marks=() if f in QUICK_TORCH else pytest.mark.slow)
+        pytest.param(f, id=f, marks=() if f in QUICK_TORCH else pytest.mark.exhaustive)
         for f in TORCH
     ],
 )
@@ -326,7 +328,7 @@ def test_the_self_test_breaks_a_twin_as_often_as_the_readme_says():
     assert "passes three pairs that are equal" in readme
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_self_test_passes(capsys: pytest.CaptureFixture[str]):
     out, code = _self_test(capsys, "--json")
     found = json.loads(out)

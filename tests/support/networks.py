@@ -27,10 +27,10 @@ TORCHVISION_NAMES = (
 LARGE = ("resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2")
 
 
-def large_ones_slow(names: Iterable[str]) -> list[Any]:
-    """Leaves the largest to ``make test-all``: of another width, but the same parts."""
-    slow = pytest.mark.slow
-    return [pytest.param(n, marks=slow if n in LARGE else ()) for n in names]
+def without_large_ones(names: Iterable[str]) -> list[Any]:
+    """Leaves out the largest: of another width, but the same parts."""
+    left = pytest.mark.exhaustive
+    return [pytest.param(n, marks=left if n in LARGE else ()) for n in names]
 
 
 TINY = ResNetConfig(block="basic", layers=(1, 2), widths=(8, 16), num_classes=7)

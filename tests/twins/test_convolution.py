@@ -19,6 +19,7 @@ from parity.judging.distance import deviation
 from parity.judging.tolerances import UNIT_ROUNDOFF
 from resnet_flax import convolution
 from resnet_flax.convolution import convolve
+from tests.support.examples import examples
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -78,7 +79,7 @@ def _results(
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("jit", [False, True])
 @given(case=_cases())
-@hypothesis_settings(max_examples=15)
+@hypothesis_settings(max_examples=examples(15))
 def test_every_convolution_and_its_gradients_are_xlas(case, jit: bool):
     (x, kernel, *rest), settings = case
     arguments = (jnp.asarray(x), jnp.asarray(kernel), *rest)

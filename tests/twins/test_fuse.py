@@ -19,6 +19,7 @@ import resnet_torch
 from parity.judging.distance import deviation
 from resnet_flax.layers import BatchNorm2d
 from resnet_spec import ResNetConfig
+from tests.support.examples import examples
 from tests.support.networks import (
     TINY,
     TINY_BOTTLENECK,
@@ -45,7 +46,7 @@ def _norms(model: Any) -> list[Any]:
 
 
 @given(case=configs_with_images())
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 def test_fused_twins_compute_what_the_networks_do(case):
     config, x = case
     model = random_torch(config).double().eval()

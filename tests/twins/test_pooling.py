@@ -31,7 +31,7 @@ def _cases(draw: st.DrawFn) -> tuple[np.ndarray, tuple[Any, ...]]:
 
 
 @given(case=_cases())
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_maximum_is_xlas_and_its_gradient_torchs_at_ties_too(case):
     x, (window, strides, padding) = case
     y, back = jax.vjp(lambda x: max_pool(x, window, strides, padding), jnp.asarray(x))

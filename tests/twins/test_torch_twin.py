@@ -18,7 +18,7 @@ from parity.judging.tolerances import FLOAT64_BUFFERS, G1_FORWARD
 from tests.support.networks import (
     TINY,
     TORCHVISION_NAMES,
-    large_ones_slow,
+    without_large_ones,
     random_torch,
 )
 
@@ -64,7 +64,7 @@ def test_it_prints_what_torchvision_prints(name: str):
     assert ours == theirs
 
 
-@pytest.mark.parametrize("name", large_ones_slow(TORCHVISION_NAMES))
+@pytest.mark.parametrize("name", without_large_ones(TORCHVISION_NAMES))
 def test_logits_and_statistics_are_torchvisions(name: str):
     theirs, ours = _pair(name)
     for size in SIZES:

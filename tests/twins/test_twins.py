@@ -20,13 +20,14 @@ from parity.running.taps import Quantity
 from parity.weights import flax_state
 from parity.weights.twins import abstract_flax, abstract_torch
 from resnet_spec import ResNetConfig, get_config
+from tests.support.examples import examples
 from tests.support.networks import (
     TINY,
     TINY_BOTTLENECK,
     configs_with_images,
     flax_like,
     images,
-    large_ones_slow,
+    without_large_ones,
     random_torch,
     run_flax,
 )
@@ -45,7 +46,7 @@ def test_both_have_the_same_entries_and_the_same_layers(name: str):
     assert torch_layers == flax_layers
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(configs_with_images())
 @example((TINY.replace(norm_momentum=0.0), images(TINY, 40, 33)))
 @example((TINY_BOTTLENECK.replace(stride_on="1x1"), images(TINY, 33, 40)))
@@ -73,7 +74,7 @@ def test_every_tap_of_a_random_network_is_equal_in_float64(
         assert deviation(found[tap], value).l2 <= G1_FORWARD, tap
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(configs_with_images(n=3))
 @example((TINY_BOTTLENECK, images(TINY, 40, 33, n=3)))
 def test_training_mode_and_its_statistics_are_equal_in_float64(
@@ -93,7 +94,7 @@ def test_training_mode_and_its_statistics_are_equal_in_float64(
         assert deviation(after[name], value).l2 <= FLOAT64_BUFFERS, name
 
 
-@pytest.mark.parametrize("name", large_ones_slow(resnet_spec.list_models()))
+@pytest.mark.parametrize("name", without_large_ones(resnet_spec.list_models()))
 def test_every_named_network_is_equal_in_float64(name: str):
     config = get_config(name)
     free = config.head == "linear"

@@ -22,6 +22,7 @@ from parity.weights.digest import as_bits, differing_bits
 from parity.weights.state import DTYPES
 from parity.weights.twins import abstract_flax, abstract_torch
 from resnet_spec import ResNetConfig, get_config
+from tests.support.examples import examples
 from tests.support.networks import TINY, TINY_BOTTLENECK, configs, random_torch
 
 DTYPE_NAMES = ("float32", "float64", "bfloat16", "float16")
@@ -70,7 +71,7 @@ def test_any_bits_survive_both_ways_round(config: ResNetConfig, dtype: str):
         assert differing_bits(state, parity.state_dict(back)) == {}
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(configs(), st.integers(0, 2**32))
 def test_any_network_survives_without_data_beforehand(config: ResNetConfig, seed: int):
     model, twin = abstract_torch(config), abstract_flax(config)
