@@ -18,8 +18,8 @@ from parity.judging.tolerances import FLOAT64_BUFFERS, G1_FORWARD
 from tests.support.networks import (
     TINY,
     TORCHVISION_NAMES,
-    without_large_ones,
     random_torch,
+    without_large_ones,
 )
 
 SIZES = [(64, 48), (65, 49)]  # on odd sizes 'SAME' padding would look right

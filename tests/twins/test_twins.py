@@ -27,9 +27,9 @@ from tests.support.networks import (
     configs_with_images,
     flax_like,
     images,
-    without_large_ones,
     random_torch,
     run_flax,
+    without_large_ones,
 )
 
 
