@@ -33,20 +33,34 @@ class Layers:
 
     Args:
         config: the network's settings.
-        rngs: source of all random numbers; one key is taken, for all layers.
+        rngs: source of all random numbers; one key is taken, for all layers. A seed or
+            a key stands for an ``nnx.Rngs`` of it.
         dtype: what the network computes in; inferred from input and parameters if
             ``None``.
         param_dtype: what the parameters and the running statistics are stored in.
     """
 
     config: ResNetConfig
-    rngs: nnx.Rngs
+    rngs: nnx.Rngs | int | Array
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
     @cached_property
     def _draws(self) -> Any:  # to nnx's layers, an nnx.Rngs
-        return Draws(self.rngs.params())
+        rngs: Any = self.rngs
+        if isinstance(rngs, int | np.integer) and not isinstance(rngs, bool):
+            rngs = nnx.Rngs(int(rngs))
+        elif isinstance(rngs, Array) and jnp.issubdtype(
+            rngs.dtype, jax.dtypes.prng_key
+        ):
+            rngs = nnx.Rngs(rngs)
+        params = getattr(rngs, "params", None)  # the stream, or the default one
+        if params is None:
+            raise ValueError(
+                f"rngs is a {type(rngs).__name__} without params; it must be an nnx.Rngs "
+                "that has them, a seed, or a key of jax.random"
+            )
+        return Draws(params())
 
     def conv(
         self,
@@ -481,3 +495,12 @@ def flatten(x: Float[Array, "n h w c"]) -> Float[Array, "n chw"]:
     """All values of an image in one row: channels, then rows, then columns."""
     # torch's order, so that a linear layer's weights mean the same in both twins.
     return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+
+def clone(model: Any) -> Any:
+    """A copy that shares no array, so that one's may be donated: nnx's shares all."""
+    graph, state = nnx.split(model)
+    copied = jax.tree.map(
+        lambda x: jax.device_put(x, x.sharding, may_alias=False), state
+    )
+    return nnx.merge(graph, copied)
