@@ -52,7 +52,7 @@ def _notes(report: parity.Report) -> dict[str, str]:
 class Remembers(resnet_flax.layers.BatchNorm2d):
     """Follows the statistics in evaluation mode too, without using them."""
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Any, use_running_average: bool | None = None) -> Any:
         y = super().__call__(x)
         if self.use_running_average:
             self._batch_statistics(x, jnp.zeros_like(x[0, 0, 0]))
@@ -60,7 +60,7 @@ class Remembers(resnet_flax.layers.BatchNorm2d):
 
 
 class Drifts(resnet_flax.layers.BatchNorm2d):
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Any, use_running_average: bool | None = None) -> Any:
         y = super().__call__(x)
         self.scale.set_value(self.scale[...] * 1.001)
         return y
@@ -72,7 +72,7 @@ class Widens(resnet_flax.layers.Conv2d):
 
 
 class WrongWithoutJit(resnet_flax.layers.BatchNorm2d):
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Any, use_running_average: bool | None = None) -> Any:
         y = super().__call__(x)
         try:
             bool(y.sum() > 0)

@@ -58,7 +58,9 @@ def _rounds_in_torch(model: Any) -> None:
 
 
 class _Rounds(BatchNorm2d):
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, use_running_average: bool | None = None
+    ) -> jax.Array:
         y = super().__call__(x)
         # XLA would leave a cast there and back out.
         return jax.lax.reduce_precision(y, 8, 7) if y.dtype == jnp.float32 else y

@@ -163,3 +163,21 @@ def test_what_cannot_be_fused_is_refused(framework: str):
     model.layer1[0].bn2 = torch.nn.Identity() if framework == "torch" else model.relu
     with pytest.raises(ValueError, match=r"behind Conv2d; fuse knows BatchNorm2d"):
         package.fuse(model)
+
+
+def test_the_original_and_its_copies_share_no_array_so_that_each_may_be_donated():
+    config = DEEP.replace(widths=(64, 64))
+    twin = flax_like(random_torch(config))
+    x = jnp.asarray(images(config, 40, 33).transpose(0, 2, 3, 1), jnp.float32)
+    copies: list[Any] = [resnet_flax.fuse(twin), resnet_flax.winograd(twin)]
+    copies.append(resnet_flax.winograd(copies[0]))
+    expected = [copy(x) for copy in copies]
+    for network in (twin, copies[0]):
+        for leaf in jax.tree.leaves(nnx.state(network)):
+            leaf.delete()  # as a donated one is
+    assert np.array_equal(copies[1](x), expected[1])
+    assert np.array_equal(copies[2](x), expected[2])
+    model = random_torch(config)
+    addresses = {tensor.data_ptr() for tensor in model.state_dict().values()}
+    fused = resnet_torch.fuse(model).state_dict().values()
+    assert addresses.isdisjoint(tensor.data_ptr() for tensor in fused)

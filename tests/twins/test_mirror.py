@@ -84,7 +84,7 @@ def test_both_makers_of_layers_take_the_same_arguments(name: str):
 
 
 def test_resnet_py_fits_a_reading():
-    assert len(_source(resnet_torch.resnet).splitlines()) <= 240
+    assert len(_source(resnet_torch.resnet).splitlines()) < 300
 
 
 # In optim.py, of a label that is no class: what each framework does with it.

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from resnet_flax import pooling
 from resnet_flax.pooling import max_pool
+from tests.support.examples import examples
 
 
 @st.composite

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import jax
@@ -16,11 +15,10 @@ import parity
 import resnet_flax
 import resnet_torch
 from parity.judging.distance import deviation
+from resnet_flax import filtering
 from resnet_flax.layers import Conv2d
 from resnet_spec import ResNetConfig
 from tests.support.networks import TINY, flax_like, images, random_torch
-
-module = importlib.import_module("resnet_flax.winograd")  # the function hides it
 
 WIDE = TINY.replace(widths=(64, 72))
 SIZES = [(40, 40), (33, 40), (47, 33)]
@@ -29,7 +27,7 @@ SIZES = [(40, 40), (33, 40), (47, 33)]
 @pytest.fixture(params=[0, 10**9], ids=["sixteen", "one"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets all products be apart, or one."""
-    monkeypatch.setattr(module, "_FEW", request.param)
+    monkeypatch.setattr(filtering, "_FEW", request.param)
     jax.clear_caches()  # it is read when a function is traced
 
 
@@ -61,8 +59,8 @@ def test_in_float64_the_engine_finds_it_equal(size: tuple[int, int]):
 
 
 def test_a_fault_in_it_is_seen(monkeypatch: pytest.MonkeyPatch):
-    right = module._of_kernel
-    monkeypatch.setattr(module, "_of_kernel", lambda g: [*right(g)[:3], g[1]])
+    right = filtering._of_kernel
+    monkeypatch.setattr(filtering, "_of_kernel", lambda g: [*right(g)[:3], g[1]])
     x = images(WIDE, 33, 40)
     with jax.enable_x64(True):
         torch_model, model = _twins(WIDE, "float64")

@@ -1,6 +1,6 @@
 """Batch norms folded into the convolutions before them, for evaluation.
 
-Read beside ``resnet_torch/fuse.py``: they are one text.
+Read beside ``resnet_torch/fusing.py``: they are one text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from resnet_flax.layers import BatchNorm2d, Conv2d, Identity, Sequential
+from resnet_flax.layers import BatchNorm2d, Conv2d, Identity, Sequential, clone
 from resnet_flax.resnet import ResNet
 
 
@@ -28,7 +28,7 @@ def fuse(model: ResNet) -> ResNet:
     gates=tuple(parity.FORWARD))`` proves two of them equal.
 
     Args:
-        model: a network of this package; it stays as it is.
+        model: a network of this package; it stays as it is, and shares no array.
 
     Raises:
         ValueError: it is none, or is fused already.
@@ -40,7 +40,7 @@ def fuse(model: ResNet) -> ResNet:
         )
     if isinstance(getattr(model, "bn1", None), Identity):
         raise ValueError("the network is fused already; use it as it is")
-    fused = nnx.clone(model)
+    fused = clone(model)
     fused.eval()
     for part in _parts(fused):
         for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):

@@ -1,6 +1,6 @@
 """Batch norms folded into the convolutions before them, for evaluation.
 
-Read beside ``resnet_flax/fuse.py``: they are one text.
+Read beside ``resnet_flax/fusing.py``: they are one text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def fuse(model: ResNet) -> ResNet:
     gates=tuple(parity.FORWARD))`` proves two of them equal.
 
     Args:
-        model: a network of this package; it stays as it is.
+        model: a network of this package; it stays as it is, and shares no array.
 
     Raises:
         ValueError: it is none, or is fused already.

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from resnet_flax.convolution import convolve
-from resnet_flax.layers import Conv2d
+from resnet_flax.layers import Conv2d, clone
 from resnet_flax.resnet import ResNet
 
 _LEAST = 64
@@ -46,7 +46,8 @@ def winograd(model: ResNet) -> ResNet:
     CPUs, under the settings of ``resnet_flax.xla``.
 
     Args:
-        model: a network of this package, fused or not; it stays as it is.
+        model: a network of this package, fused or not; it stays as it is, and shares
+            no array.
 
     Raises:
         ValueError: it is none.
@@ -56,7 +57,7 @@ def winograd(model: ResNet) -> ResNet:
             f"got a {type(model).__module__}.{type(model).__name__}; winograd takes a "
             "resnet_flax.ResNet"
         )
-    copy = nnx.clone(model)
+    copy = clone(model)
     copy.eval()
     for _, module in nnx.iter_modules(copy):
         if isinstance(module, Conv2d) and _fits(module):
