@@ -10,7 +10,7 @@ WORKERS ?= 2
 
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo accelerator bench bench-report docs test test-all test-mutants test-alarms lint types clean
+.PHONY: demo accelerator bench bench-report docs test test-all test-exhaustive test-mutants test-alarms lint types clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.demo
@@ -34,21 +34,27 @@ docs: $(INSTALLED)
 # The tables of docs/benchmarks.md and of the README, and the picture, from
 # docs/bench.json.
 bench-report: $(INSTALLED)
-	$(VENV)/bin/python -m benchmarks.readme
+	$(VENV)/bin/python -m benchmarks.results.readme
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
-# Every fault that the check must catch; `make test` tries a few.
+# And what it leaves out: full-size networks, every mode, four times the examples.
 test-all: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m ''
+	RESNET_TWINS_EXAMPLES=all $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile \
+		-m 'not exhaustive'
 
 # Two hundred random networks, none of which may raise an alarm.
 test-alarms: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -n $(WORKERS) tests/test_alarms.py -m ''
+	$(VENV)/bin/python -m pytest -n $(WORKERS) tests/judging/test_alarms.py -m ''
 
+# All there is, for hours.
+test-exhaustive: $(INSTALLED)
+	RESNET_TWINS_EXAMPLES=all $(VENV)/bin/python -m pytest -n $(WORKERS) -m ''
+
+# Every fault that the check must catch; `make test` tries a few.
 test-mutants: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -n $(WORKERS) tests/test_mutants.py -m ''
+	$(VENV)/bin/python -m pytest -n $(WORKERS) tests/mutants/test_mutants.py -m ''
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .

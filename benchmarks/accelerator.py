@@ -87,8 +87,8 @@ def measure(arithmetic: str, *, small: bool) -> Iterator[dict[str, Any]]:
     import numpy as np
 
     import parity
+    from parity.weights.twins import abstract_flax, abstract_torch, build
     from resnet_spec import get_config
-    from tests.networks import flax_like, random_torch
 
     dtype: Any = "bfloat16" if arithmetic == "bfloat16" else "float32"
     start = time.monotonic()
@@ -97,14 +97,18 @@ def measure(arithmetic: str, *, small: bool) -> Iterator[dict[str, Any]]:
         print(f"{time.monotonic() - start:6.1f} s: {what}", file=sys.stderr, flush=True)
 
     for name in ("cifar_resnet20",) if small else ("resnet18", "resnet50"):
-        model = random_torch(get_config(name))
-        model = model.to("cpu" if small else "cuda")
+        config = get_config(name)
+        entries = parity.entries(abstract_torch(config))
+        state = parity.random_state(entries, seed=0)
+        model = build("torch", config, state).to("cpu" if small else "cuda")
         images = parity.random_images((2, 3, 64, 48), seed=0)
         if dtype == "bfloat16":
             model = model.bfloat16()
             images = parity.cast({"x": images}, dtype)["x"].astype(np.float32)
+        twin = abstract_flax(config, param_dtype=dtype)
+        parity.load_state_dict(twin, parity.cast(parity.state_dict(model), dtype))
         report = parity.check(
-            *(model, flax_like(model, dtype), images),
+            *(model, twin, images),
             gates=("G3", "G3 training"),
             precision="tf32" if arithmetic == "tf32" else "strict",
             progress=say,
@@ -124,7 +128,7 @@ def _tests(small: bool) -> list[str]:
     options = ["-v", "-rA", "-W", "default", "-p", "no:cacheprovider", "--durations=9"]
     if not small:
         options += ["-n", "3", "-m", "gpu"]
-    return ["-m", "pytest", "tests/test_gpu.py", *options]
+    return ["-m", "pytest", "tests/judging/test_gpu.py", *options]
 
 
 def _bench(out: Path, end: float, small: bool) -> list[str]:

@@ -17,18 +17,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import (
-    cases,
-    comparison,
-    conversion,
-    experiment,
-    growth,
-    modes,
-    results,
-    tables,
-)
-from benchmarks.cases import Case, Plan
-from benchmarks.modes import Mode
+from benchmarks.measuring import conversion, experiment
+from benchmarks.plans import cases, modes
+from benchmarks.plans.cases import Case, Plan
+from benchmarks.plans.modes import Mode
+from benchmarks.results import comparison, file, growth, tables
 from resnet_cli.failures import run
 from resnet_cli.options import read_size
 
@@ -98,12 +91,12 @@ def bench(
     ] = False,
 ) -> None:
     """Times both twins in every mode, and other libraries, in one run."""
-    old = results.read(compare) if compare is not None else None
+    old = file.read(compare) if compare is not None else None
     console = Console(width=None if sys.stdout.isatty() else 160)
     if plot is not None:
-        results.require_place(plot)
+        file.require_place(plot)
     if read is not None:
-        found = results.read(read)
+        found = file.read(read)
     else:
         chosen = choose_modes(mode or [], dtype or [])
         plan = _plan(profile, device, repeats)
@@ -120,18 +113,18 @@ def bench(
         _require_sweeping(plan, chosen)
         if out == DEFAULT:
             out.parent.mkdir(exist_ok=True)
-        results.require_place(out)
+        file.require_place(out)
         with _bar() as say:
             found = run_plan(
                 *(plan, chosen, threads or _cores(), say),
-                keep=lambda found: results.write(found, out),
+                keep=lambda found: file.write(found, out),
                 budget=budget,
             )
     show(found, console)
     if old is not None:
         _compare(old, found, console)
     if plot is not None:
-        from benchmarks.plots import draw
+        from benchmarks.results.plots import draw
 
         draw(found, plot)
         print(f"picture: {plot}", file=sys.stderr)
@@ -161,8 +154,8 @@ def run_plan(
     start = time.monotonic()
     steps = len(plan.cases) + len(plan.sizes)
     found: dict[str, Any] = {
-        "format": results.FORMAT,
-        "environment": results.environment(plan, threads),
+        "format": file.FORMAT,
+        "environment": file.environment(plan, threads),
         "took": 0.0,
         "cases": [],
         "conversion": [],

@@ -18,11 +18,11 @@ import torch
 from flax import nnx
 
 import parity
-from benchmarks.timing import interleaved
+from benchmarks.measuring.timing import interleaved
 from benchmarks.torchvision_import import import_torchvision
-from parity.compare import differing_bits
 from parity.text import table
-from parity.twins import abstract_torch, build, entries_of
+from parity.weights.digest import differing_bits
+from parity.weights.twins import abstract_torch, build, entries_of
 from resnet_spec import get_config
 
 NAME = "resnet50"

@@ -35,9 +35,12 @@ python_use_unqualified_type_names = True
 # With -n, a reference that leads nowhere is a warning. These have no page here: types
 # of other libraries, and the inside of parity.
 nitpick_ignore_regex = [
-    ("py:.*", r"(collections|os|pathlib|numpy|torch|jax|jaxlib|jaxtyping|flax)\..*"),
+    (
+        "py:.*",
+        r"(collections|os|pathlib|numpy|PIL|torch|jax|jaxlib|jaxtyping|flax)\..*",
+    ),
     ("py:class", r"Array|Tensor|Float|Int"),
-    ("py:.*", r"(parity|resnet_torch|resnet_flax)\.\w+\.\w+|parity\.precision"),
+    ("py:.*", r"(parity|resnet_torch|resnet_flax)(\.\w+){2,}|parity\.machine"),
 ]
 
 

@@ -3,28 +3,27 @@
 Importing this imports neither torch nor jax: each comes with its first model.
 """
 
-from parity.check import check, compare_modules
-from parity.checkpoint import StateDict, load
-from parity.convert import Conversion, convert
-from parity.download import download
-from parity.errors import CheckpointError, DownloadError, OutputError
-from parity.gates import FORWARD, GATES, TRAINING
-from parity.images import load_image
-from parity.report import Report
-from parity.samples import random_images, random_state
-from parity.selftest import self_test
-from parity.state import (
-    Loaded,
-    adapt_in_channels,
-    cast,
-    digest_of,
-    entries,
-    load_state_dict,
-    state_dict,
+from parity.errors import (
+    CheckpointError,
+    DownloadError,
+    OutputError,
+    TransferWarning,
 )
-from parity.summary import Layer, layers
-from parity.trajectory import compare_training
-from parity.writing import save
+from parity.files.convert import Conversion, convert
+from parity.files.download import download
+from parity.files.models import create_model
+from parity.files.reading import StateDict, load
+from parity.files.writing import save
+from parity.images import load_image, preprocess, random_images
+from parity.judging.check import check, compare_modules
+from parity.judging.gates import FORWARD, GATES, TRAINING
+from parity.judging.report import Report
+from parity.judging.steps import compare_training
+from parity.mutants.selftest import self_test
+from parity.running.layers import Layer, layers
+from parity.weights.changes import adapt_in_channels, cast
+from parity.weights.samples import random_state
+from parity.weights.state import Loaded, digest_of, entries, load_state_dict, state_dict
 
 __all__ = [
     "FORWARD",
@@ -38,12 +37,14 @@ __all__ = [
     "OutputError",
     "Report",
     "StateDict",
+    "TransferWarning",
     "adapt_in_channels",
     "cast",
     "check",
     "compare_modules",
     "compare_training",
     "convert",
+    "create_model",
     "digest_of",
     "download",
     "entries",
@@ -51,6 +52,7 @@ __all__ = [
     "load",
     "load_image",
     "load_state_dict",
+    "preprocess",
     "random_images",
     "random_state",
     "save",

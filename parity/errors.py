@@ -64,3 +64,7 @@ class OutputError(OSError):
 
 class DownloadError(OSError):
     """Published weights that could not be fetched. No unverified file stays."""
+
+
+class TransferWarning(UserWarning):
+    """A network took only a part of its weights, and says which is new."""

@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from parity.check import check
-from parity.download import Progress
-from parity.gates import FORWARD, GATES
-from parity.images import load_image
-from parity.precision import PRECISIONS, Precision
-from parity.report import Report
-from parity.samples import random_images
-from parity.state import DTYPES, cast, load_state_dict
-from parity.trajectory import compare_training
-from parity.twins import ABSTRACT, Chosen, weights_for
-from resnet_spec import OptimizerConfig, ResNetConfig, describe, resolve
+from parity.files.download import Progress
+from parity.files.sources import Chosen, weights_for
+from parity.images import photograph, random_images
+from parity.judging.check import check
+from parity.judging.gates import FORWARD, GATES
+from parity.judging.report import Report
+from parity.judging.steps import compare_training
+from parity.machine import PRECISIONS, Precision
+from parity.weights.changes import cast
+from parity.weights.state import DTYPES, load_state_dict
+from parity.weights.twins import ABSTRACT
+from resnet_spec import OptimizerConfig, ResNetConfig, resolve
 
 COMPUTED_IN = ("float32", "bfloat16", "float16")
 
@@ -85,7 +86,7 @@ class Recipe:
         batch: number of random images.
         seed: of random weights, images and labels.
         dtype: that both compute in; float64 is judged whatever it is.
-        precision: of float32 on accelerators; see :mod:`parity.precision`.
+        precision: of float32 on accelerators; see :mod:`parity.machine`.
         training: judge training mode too.
         steps: training steps to judge; 0 for none.
         optimizer: of these steps, as JSON.
@@ -163,7 +164,7 @@ class Recipe:
         return resolve(self.name, **self.overrides)
 
     def choose(self, progress: Progress = lambda done, total: None) -> Chosen:
-        """Finds the weights; see :func:`parity.twins.weights_for`."""
+        """Finds the weights; see :func:`parity.weights.twins.weights_for`."""
         return weights_for(
             self.config,
             self.weights,
@@ -181,7 +182,7 @@ class Recipe:
         """
         config = self.config
         if self.image is not None:
-            images = photograph(Path(self.image), config, chosen)
+            images = photograph(Path(self.image), config, chosen.published)
         else:
             height, width = self.size or config.uneven_size
             config.check_size(height, width)
@@ -207,7 +208,7 @@ class Recipe:
             load_state_dict(model, cast(chosen.state, self.dtype))
         report = check(
             *(torch_model, flax_model, images),
-            gates=GATES if self.training else tuple(FORWARD),
+            gates=GATES if self.training else FORWARD,
             seed=self.seed,
             precision=self.precision,
             progress=progress,
@@ -266,17 +267,3 @@ def optimizer_of(text: str | None) -> OptimizerConfig:
         ) from error
     except ValueError as error:
         raise FieldError(f"optimizer: {error}") from error
-
-
-def photograph(path: Path, config: ResNetConfig, chosen: Chosen) -> np.ndarray:
-    """Loads a photograph as the weights' preprocessing has it.
-
-    Raises:
-        ValueError: the network takes no photographs.
-    """
-    if config.in_channels != 3 or config.head != "linear" or not config.include_top:
-        raise ValueError(
-            f"{path}: a photograph has 3 channels and is cut to a square; "
-            f"{describe(config)} takes no such image or has no classes"
-        )
-    return load_image(path, chosen.published)

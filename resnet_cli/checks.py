@@ -10,13 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from parity import certificate as certificates
-from parity import selftest
 from parity.errors import OutputError
-from parity.page import write_html
+from parity.files.atomic import replacing
+from parity.judging.report import Report
+from parity.mutants import selftest
 from parity.recipe import FieldError, Recipe
-from parity.report import Report
-from parity.writing import replacing
+from parity.reports import certificate as certificates
+from parity.reports.page import write_html
 from resnet_cli import tables
 from resnet_cli.progress import download_bar, say_notes, status
 

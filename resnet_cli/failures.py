@@ -38,6 +38,15 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str]) -> None:
         sys.exit(exit_code(error))
 
 
+_EXTRAS = {
+    "torch": "torch",
+    **dict.fromkeys(("jax", "jaxlib", "flax", "optax"), "flax"),
+    "matplotlib": "plot",
+    **dict.fromkeys(("psutil", "scipy"), "bench"),
+}
+"""What has a module that is not installed."""
+
+
 def one_line(error: Exception) -> str:
     """Says what went wrong, and what to do about it."""
     from parity.errors import DownloadError, OutputError
@@ -46,8 +55,7 @@ def one_line(error: Exception) -> str:
         return f"{error.format_message().rstrip('.')}. See --help"  # type: ignore
     text = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError):
-        extras = {"matplotlib": "plot", "psutil": "bench", "scipy": "bench"}
-        extra = extras.get(error.name or "", "torch,flax")
+        extra = _EXTRAS.get((error.name or "").partition(".")[0], "torch,flax")
         return f"{text}: install it with `pip install 'resnet-twins[{extra}]'`"
     if isinstance(error, ValueError | OutputError | DownloadError):
         return text

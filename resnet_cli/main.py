@@ -308,27 +308,6 @@ def predict(
     )
 
 
-@app.command(
-    add_help_option=False,  # its options, and their help, are the benchmarks' own
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def bench(context: typer.Context) -> None:
-    """Time both twins in every mode, and other libraries; in a checkout only."""
-    root = Path(__file__).parent.parent
-    if not (root / "benchmarks" / "command.py").is_file():
-        raise ValueError(
-            "bench needs a checkout of the repository, and this is an installed "
-            "package. Clone it and run `python -m benchmarks` there"
-        )
-    sys.path.insert(0, str(root))
-    from benchmarks.command import app as benchmarks
-
-    code = benchmarks(
-        context.args, prog_name="resnet-twins bench", standalone_mode=False
-    )
-    raise typer.Exit(code or 0)
-
-
 def _config(name: str, settings: Sequence[str]) -> resnet_spec.ResNetConfig:
     return resnet_spec.resolve(name, **read_overrides(settings))
 

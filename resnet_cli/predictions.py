@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import resnet_spec
-from parity.predict import logits
-from parity.predict import top as likeliest
-from parity.recipe import photograph
+from parity.files.sources import weights_for
+from parity.images import photograph
+from parity.running.network import logits
+from parity.running.network import top as likeliest
 from parity.text import table
-from parity.twins import build, weights_for
+from parity.weights.twins import build
 from resnet_cli.progress import download_bar, say_notes, status
 
 
@@ -39,7 +40,7 @@ def predict(
             progress=progress,
         )
     say_notes(weights, chosen.notes)
-    pixels = photograph(image, config, chosen)
+    pixels = photograph(image, config, chosen.published)
     scores = {}
     with status("predicting") as say:
         for framework in frameworks:

@@ -9,10 +9,10 @@ from typing import Any
 
 import resnet_spec
 from parity.errors import OutputError
-from parity.plots import Size, plot_sizes
-from parity.summary import Layer, layers
+from parity.reports.sizes import Size, plot_sizes
+from parity.running.layers import Layer, layers
 from parity.text import table
-from parity.twins import ABSTRACT
+from parity.weights.twins import ABSTRACT
 from resnet_spec import ResNetConfig
 
 Frameworks = Sequence[str]

@@ -9,19 +9,19 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from resnet_flax.fuse import fuse
+from resnet_flax.filtering import winograd
+from resnet_flax.fusing import fuse
 from resnet_flax.layers import Layers
 from resnet_flax.resnet import ResNet
-from resnet_flax.winograd import winograd
-from resnet_spec import ResNetConfig, resolve
+from resnet_spec import ResNetConfig, __version__, resolve
 
-__all__ = ["ResNet", "create_model", "fuse", "winograd"]
+__all__ = ["ResNet", "__version__", "create_model", "fuse", "winograd"]
 
 
 def create_model(
     name_or_config: str | ResNetConfig,
     *,
-    rngs: nnx.Rngs,
+    rngs: nnx.Rngs | int | jax.Array,
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
     **overrides: Any,
@@ -33,7 +33,9 @@ def create_model(
 
     Args:
         name_or_config: a name from ``resnet_spec.list_models()``, or a configuration.
-        rngs: source of the random weights.
+        rngs: source of the random weights; one key is taken, whatever the network. A
+            seed or a key stands for an ``nnx.Rngs`` of it. The draw is numpy's, and the
+            same under ``nnx.jit`` and ``nnx.vmap``.
         dtype: what the network computes in; inferred from input and parameters if
             ``None``.
         param_dtype: what the parameters and the running statistics are stored in.
@@ -41,10 +43,12 @@ def create_model(
 
     Raises:
         ValueError: the name, a field or its value is not known or not allowed, or a
-            dtype is float64 and JAX's x64 mode is off.
+            dtype is float64 and JAX's x64 mode is off, or has no fractions.
     """
     config = resolve(name_or_config, **overrides)
     for wanted in (dtype, param_dtype):
+        if wanted is not None and not jnp.issubdtype(wanted, jnp.floating):
+            raise ValueError(f"dtype is {wanted!r}; it must be one such as jnp.float32")
         # JAX would go on in float32 with a warning.
         if wanted is not None and jax.dtypes.canonicalize_dtype(wanted) != wanted:
             raise ValueError(

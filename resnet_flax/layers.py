@@ -6,10 +6,10 @@ The mirror of ``resnet_torch/layers.py``: whatever is written here is what
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import prod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt
 
 from resnet_flax.convolution import convolve
+from resnet_flax.draws import Draws, kaiming_normal, uniform
 from resnet_flax.pooling import max_pool
 from resnet_spec import ResNetConfig
-
-# torchvision's: N(0, 2/(k·k·out)), not truncated. he_normal is truncated, fan-in.
-_kaiming_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +33,34 @@ class Layers:
 
     Args:
         config: the network's settings.
-        rngs: source of all random numbers.
+        rngs: source of all random numbers; one key is taken, for all layers. A seed or
+            a key stands for an ``nnx.Rngs`` of it.
         dtype: what the network computes in; inferred from input and parameters if
             ``None``.
         param_dtype: what the parameters and the running statistics are stored in.
     """
 
     config: ResNetConfig
-    rngs: nnx.Rngs
+    rngs: nnx.Rngs | int | Array
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+
+    @cached_property
+    def _draws(self) -> Any:  # to nnx's layers, an nnx.Rngs
+        rngs: Any = self.rngs
+        if isinstance(rngs, int | np.integer) and not isinstance(rngs, bool):
+            rngs = nnx.Rngs(int(rngs))
+        elif isinstance(rngs, Array) and jnp.issubdtype(
+            rngs.dtype, jax.dtypes.prng_key
+        ):
+            rngs = nnx.Rngs(rngs)
+        params = getattr(rngs, "params", None)  # the stream, or the default one
+        if params is None:
+            raise ValueError(
+                f"rngs is a {type(rngs).__name__} without params; it must be an "
+                "nnx.Rngs that has them, a seed, or a key of jax.random"
+            )
+        return Draws(params())
 
     def conv(
         self,
@@ -68,12 +84,12 @@ class Layers:
             kernel_dilation=(dilation, dilation),
             feature_group_count=groups,
             use_bias=self.config.conv_bias,
-            kernel_init=_kaiming_normal,
-            bias_init=_uniform((in_channels // groups * prod(window)) ** -0.5),
+            kernel_init=kaiming_normal,
+            bias_init=uniform((in_channels // groups * prod(window)) ** -0.5),
             conv_general_dilated=convolve,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            rngs=self.rngs,
+            rngs=self._draws,
         )
 
     def norm(self, channels: int, *, zero_init: bool = False) -> BatchNorm2d:
@@ -121,15 +137,15 @@ class Layers:
 
     def linear(self, in_features: int, out_features: int) -> nnx.Linear:
         """A linear layer with bias, both drawn from ±1/√in_features."""
-        uniform = _uniform(in_features**-0.5)
+        init = uniform(in_features**-0.5)
         return nnx.Linear(
             in_features,
             out_features,
-            kernel_init=uniform,
-            bias_init=uniform,
+            kernel_init=init,
+            bias_init=init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            rngs=self.rngs,
+            rngs=self._draws,
         )
 
     def _window(self, size: int) -> tuple[int, int]:
@@ -166,15 +182,18 @@ class Conv2d(nnx.Conv):
         return super().__call__(inputs, out_sharding)
 
 
-class BatchNorm2d(nnx.Module):
+class BatchNorm2d(nnx.BatchNorm):
     """Batch normalisation with torch's semantics, which ``nnx.BatchNorm`` lacks.
 
     The running variance is the unbiased one, the momentum weighs the new value, the
     batch's variance is taken about its mean, the statistics have the parameters' dtype,
     batches are counted, and one value per channel is refused in training mode.
 
+    It is nnx's to ``isinstance``, ``nnx.view`` and ``set_attributes``; beware of the
+    momentum, of which nnx's own is one minus this.
+
     Args:
-        channels: size of the last axis.
+        num_features: size of the last axis.
         eps: added to the variance under the root.
         momentum: weight of the batch in the running statistics (torch's convention).
         zero_init: start the scale at zero instead of one.
@@ -182,9 +201,20 @@ class BatchNorm2d(nnx.Module):
         param_dtype: of parameters and statistics.
     """
 
+    scale: nnx.Param[jax.Array]  # type: ignore[assignment]  nnx's may be None
+    bias: nnx.Param[jax.Array]  # type: ignore[assignment]
+    num_batches_tracked: nnx.BatchStat[jax.Array]
+    eps: float
+
+    # What nnx's own could have otherwise.
+    axis = -1
+    use_scale = use_bias = True
+    use_fast_variance = False
+    axis_name = axis_index_groups = None
+
     def __init__(
         self,
-        channels: int,
+        num_features: int,
         *,
         eps: float = 1e-5,
         momentum: float = 0.1,
@@ -192,32 +222,55 @@ class BatchNorm2d(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ) -> None:
-        scale = jnp.zeros if zero_init else jnp.ones
-        self.scale = nnx.Param(scale(channels, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
-        self.mean = nnx.BatchStat(jnp.zeros(channels, param_dtype))
-        self.var = nnx.BatchStat(jnp.ones(channels, param_dtype))
-        # torch counts in int64, which JAX does not have outside x64 mode: low and high
-        # word, so that a count survives whatever it is.
-        self.num_batches_tracked = nnx.BatchStat(jnp.zeros(2, jnp.uint32))
-        self.channels = channels
-        self.eps = eps
-        self.momentum = momentum
-        self.dtype = dtype
-        self.param_dtype = param_dtype
-        self.use_running_average = False  # the name that train() and eval() switch
+        # By numpy: of jnp.zeros, every size would be a program. torch counts in int64,
+        # which JAX does not have outside x64 mode: low and high word, so that a count
+        # survives whatever it is.
+        # Five arrays, not two: what is put on a CPU may share the memory.
+        values = (0 if zero_init else 1, 0, 0, 1)
+        arrays = [np.full(num_features, value, param_dtype) for value in values]
+        scale, bias, mean, var, count = jax.device_put(
+            [*arrays, np.zeros(2, np.uint32)]
+        )
+        # nnx looks through what is assigned at once, and again through all at the end:
+        # most of the time in which a network with a thousand norms is made.
+        vars(self).update(
+            scale=nnx.Param(scale),
+            bias=nnx.Param(bias),
+            mean=nnx.BatchStat(mean),
+            var=nnx.BatchStat(var),
+            num_batches_tracked=nnx.BatchStat(count),
+            num_features=num_features,
+            eps=eps,
+            momentum=momentum,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            use_running_average=False,  # the name that train() and eval() switch
+        )
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    @property
+    def epsilon(self) -> float:
+        """What nnx calls ``eps``."""
+        return self.eps
+
+    def __call__(  # type: ignore[override]  nnx's takes a mask
+        self, x: Float[Array, "n h w c"], use_running_average: bool | None = None
+    ) -> Float[Array, "n h w c"]:
         """Normalises; in training mode by the batch's statistics, noting them.
+
+        Args:
+            x: images.
+            use_running_average: instead of what the layer is set to, if given.
 
         Raises:
             ValueError: in training mode there is only one value per channel.
         """
+        if use_running_average is None:
+            use_running_average = self.use_running_average
         scale, bias = self.scale[...], self.bias[...]
         dtype = jnp.dtype(self.dtype or jnp.promote_types(x.dtype, scale.dtype))
         # Half types are computed in float32, as torch does.
         x = x.astype(jnp.float32 if dtype.itemsize < 4 else dtype)
-        if self.use_running_average:
+        if use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
             centre = _centre(x)
@@ -444,8 +497,10 @@ def flatten(x: Float[Array, "n h w c"]) -> Float[Array, "n chw"]:
     return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
 
 
-def _uniform(bound: float) -> Callable[..., Array]:
-    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike, **_) -> Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
+def clone(model: Any) -> Any:
+    """A copy that shares no array, so that one's may be donated: nnx's shares all."""
+    graph, state = nnx.split(model)
+    copied = jax.tree.map(
+        lambda x: jax.device_put(x, x.sharding, may_alias=False), state
+    )
+    return nnx.merge(graph, copied)

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from resnet_flax.layers import Layers, Sequential, as_signal, flatten
+from resnet_flax.network import Network
 from resnet_spec.config import CONV_HEAD_CHANNELS, CONV_HEAD_POSITIONS, SIGNAL_POOL
 
 
@@ -155,7 +156,7 @@ def head(layers: Layers, channels: int) -> dict:
     }
 
 
-class ResNet(nnx.Module):
+class ResNet(Network):
     """A residual network: stem, stages ``layer1`` … ``layerN``, head.
 
     Args:
@@ -164,9 +165,13 @@ class ResNet(nnx.Module):
 
     def __init__(self, layers: Layers) -> None:
         super().__init__()
+        if not isinstance(layers, Layers):
+            raise TypeError(
+                f"ResNet got a {type(layers).__name__} instead of Layers; "
+                "create_model(...) makes a network of a name or a configuration"
+            )
         config = layers.config
         channels = config.widths[0]
-        self.config = config
         self.stem_names = self._add(stem(layers, channels))
         self.stage_names = tuple(f"layer{i + 1}" for i in range(len(config.widths)))
         dilation = 1
@@ -190,15 +195,29 @@ class ResNet(nnx.Module):
                 )
                 channels = width * config.expansion
             setattr(self, name, Sequential(*blocks))
-        self.head_names = self._add(
-            head(layers, channels) if config.include_top else {}
-        )
+        self._set_head(layers)
+
+    def _set_head(self, layers: Layers) -> None:
+        config = layers.config
+        self.config = config
+        row = head(layers, config.num_features) if config.include_top else {}
+        self.head_names = self._add(row)
         self.layer_names = self.stem_names + self.stage_names + self.head_names
 
     def _add(self, row: dict) -> tuple[str, ...]:
         for name, layer in row.items():
             setattr(self, name, layer)
         return tuple(row)
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last stage's map."""
+        return self.config.num_features
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the head tells apart; 0 if there is none."""
+        return self.config.num_classes if self.config.include_top else 0
 
     def features(self, x: Float[Array, "n h w c"]) -> dict[str, Array]:
         """Computes the maps that the stages hand on.
@@ -210,6 +229,7 @@ class ResNet(nnx.Module):
             The map after the stem (its pool included) as ``stem``, and after each stage
             by the stage's name, in order.
         """
+        self._check(x)
         for name in self.stem_names:
             x = getattr(self, name)(x)
         maps = {"stem": x}
@@ -218,12 +238,34 @@ class ResNet(nnx.Module):
             maps[name] = x
         return maps
 
+    def forward_features(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j k"]:
+        """Computes the last stage's map.
+
+        Args:
+            x: images.
+        """
+        self._check(x)
+        for name in self.stem_names + self.stage_names:
+            x = getattr(self, name)(x)
+        return x
+
+    def forward_head(self, x: Float[Array, "n i j k"]) -> Float[Array, "n ..."]:
+        """Computes the logits from the last stage's map, or returns it without a top.
+
+        Args:
+            x: what :meth:`forward_features` returns.
+        """
+        for name in self.head_names:
+            x = getattr(self, name)(x)
+        return x
+
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n ..."]:
         """Computes the logits, or the last stage's map if there is no top.
 
         Args:
             x: images.
+
+        Raises:
+            ValueError: it is no batch of images that this network takes.
         """
-        for name in self.layer_names:
-            x = getattr(self, name)(x)
-        return x
+        return self.forward_head(self.forward_features(x))

@@ -1,5 +1,7 @@
 """What a residual network is, without any framework: standard library only."""
 
+from typing import Any
+
 from resnet_spec.config import ResNetConfig
 from resnet_spec.optim import OptimizerConfig, Schedule
 from resnet_spec.paper import Printed, printed
@@ -15,6 +17,7 @@ from resnet_spec.weights import (
     PublishedWeights,
     class_names,
     get_weights,
+    is_published,
     list_weights,
     published_sha256,
 )
@@ -31,9 +34,22 @@ __all__ = [
     "find_name",
     "get_config",
     "get_weights",
+    "is_published",
     "list_models",
     "list_weights",
     "printed",
     "published_sha256",
     "resolve",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Only when it is asked for: the module that reads it takes longer than all others.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("resnet-twins")
+    except PackageNotFoundError:  # a copy of the source
+        return "0+unknown"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_args
+
+from resnet_spec.spelling import did_you_mean
 
 Block = Literal["basic", "bottleneck"]
 Head = Literal["linear", "signal", "conv"]
@@ -96,6 +99,10 @@ class ResNetConfig:
             undilated = (False,) * (len(self.layers) - 1)
             object.__setattr__(self, "replace_stride_with_dilation", undilated)
         self._as_tuple("replace_stride_with_dilation")
+        for field in ("layers", "widths"):
+            object.__setattr__(self, field, tuple(map(_as_int, getattr(self, field))))
+        for field in (*_COUNTS, "signal_width", "dimensions"):
+            object.__setattr__(self, field, _as_int(getattr(self, field)))
 
         for field, choices in _CHOICES.items():
             value = getattr(self, field)
@@ -116,7 +123,7 @@ class ResNetConfig:
             and all(isinstance(v, bool) for v in self.replace_stride_with_dilation),
             f"{stages - 1} booleans, one per stage after the first",
         )
-        for field in ("groups", "width_per_group", "in_channels", "num_classes"):
+        for field in _COUNTS:
             self._check(field, _is_count(getattr(self, field)), "a positive integer")
         for field in ("include_top", "zero_init_residual", "conv_bias"):
             value = getattr(self, field)
@@ -184,6 +191,11 @@ class ResNetConfig:
     def expansion(self) -> int:
         """Output channels of a block over its stage's width."""
         return EXPANSION[self.block]
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last stage's map."""
+        return self.widths[-1] * self.expansion
 
     @property
     def halvings(self) -> int:
@@ -256,9 +268,15 @@ class ResNetConfig:
         """
         known = [field.name for field in dataclasses.fields(self)]
         for name in overrides:
+            if name in _WEIGHTS:
+                raise ValueError(
+                    f"unknown setting {name!r}; a configuration has no weights: "
+                    "parity.create_model(...) makes a network that has some"
+                )
             if name not in known:
                 raise ValueError(
-                    f"unknown setting {name!r}; a network has {', '.join(known)}"
+                    f"unknown setting {name!r};{did_you_mean(name, known, _OTHERS)} "
+                    f"a network has {', '.join(known)}"
                 )
         if "layers" in overrides and not any(self.replace_stride_with_dilation):
             overrides.setdefault("replace_stride_with_dilation", ())
@@ -286,6 +304,32 @@ class ResNetConfig:
             raise ValueError(f"not a ResNetConfig: {error}") from error
 
 
+_COUNTS = ("groups", "width_per_group", "in_channels", "num_classes")
+
+_WEIGHTS = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
+"""What torchvision, timm and Keras take to load weights."""
+
+_OTHERS: Mapping[str, str] = {
+    "in_chans": "in_channels",
+    "input_channels": "in_channels",
+    "n_channels": "in_channels",
+    "classes": "num_classes",
+    "n_classes": "num_classes",
+    "nb_classes": "num_classes",
+    "num_labels": "num_classes",
+    "cardinality": "groups",
+    "base_width": "width_per_group",
+    "output_stride": "replace_stride_with_dilation",
+    "zero_init_last": "zero_init_residual",
+    "stem_type": "stem",
+    "depths": "layers",
+    "eps": "norm_eps",
+    "bn_eps": "norm_eps",
+    "momentum": "norm_momentum",
+    "bn_momentum": "norm_momentum",
+}
+"""What a setting is called elsewhere."""
+
 _CHOICES: Mapping[str, tuple[object, ...]] = {
     "block": get_args(Block),
     "stem": get_args(Stem),
@@ -298,6 +342,18 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
 
 def _halve(size: int, times: int) -> int:
     return -(-size >> times)
+
+
+def _as_int(value: object) -> object:
+    """Returns an integer of another library as Python's; anything else as it is."""
+    # torch's booleans have it too, and a dtype that says so.
+    truth = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+    if truth or not hasattr(value, "__index__"):
+        return value
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:  # arrays of several have it too, and refuse
+        return value
 
 
 def _is_count(value: object) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
+from fnmatch import fnmatchcase
 from typing import Any
 
 from resnet_spec.config import Block, ResNetConfig, Shortcut
+from resnet_spec.spelling import did_you_mean
 
 
 def _net(block: Block, layers: tuple[int, ...], **settings: Any) -> ResNetConfig:
@@ -67,20 +70,49 @@ _VARIANTS: dict[str, ResNetConfig] = {
 # fmt: on
 
 
-def list_models() -> list[str]:
-    """Returns the name of every network, in the table's order."""
-    return list(_VARIANTS)
+def list_models(
+    pattern: str | Sequence[str] = "*", *, exclude: str | Sequence[str] = ()
+) -> list[str]:
+    """Returns the names of networks, in the table's order.
+
+    Args:
+        pattern: what a name must match, or several of which it must match one, with
+            the wildcards of ``fnmatch``: ``"resnet*"``, ``"*50*"``.
+        exclude: what it must not match.
+    """
+
+    def matches(name: str, patterns: str | Sequence[str]) -> bool:
+        patterns = (patterns,) if isinstance(patterns, str) else patterns
+        return any(fnmatchcase(name, one) for one in patterns)
+
+    return [n for n in _VARIANTS if matches(n, pattern) and not matches(n, exclude)]
 
 
 def get_config(name: str) -> ResNetConfig:
     """Returns the configuration of a named network.
 
     Raises:
-        ValueError: there is no such network; the message lists the names.
+        ValueError: there is no such network; the message has the likely ones, and all.
     """
     if name not in _VARIANTS:
-        raise ValueError(f"no network named {name!r}; there are {', '.join(_VARIANTS)}")
+        raise ValueError(
+            f"no network named {name!r};{did_you_mean(name, _VARIANTS, _OTHERS_NAMES)} "
+            f"there are {', '.join(_VARIANTS)}"
+        )
     return _VARIANTS[name]
+
+
+_OTHERS_NAMES = {
+    "resnext50": "resnext50_32x4d",
+    "resnext101": "resnext101_32x8d",
+    "wide_resnet50": "wide_resnet50_2",
+    "wide_resnet101": "wide_resnet101_2",
+    **{
+        f"resnet{depth}": f"cifar_resnet{depth}"
+        for depth in (20, 32, 44, 56, 110, 1202)
+    },
+}
+"""What other libraries and papers call a network."""
 
 
 def find_name(config: ResNetConfig) -> str | None:
@@ -121,4 +153,9 @@ def resolve(name_or_config: str | ResNetConfig, /, **overrides: Any) -> ResNetCo
     """
     if isinstance(name_or_config, str):
         name_or_config = get_config(name_or_config)
+    if not isinstance(name_or_config, ResNetConfig):
+        raise ValueError(
+            f"got {name_or_config!r} for a network; it must be a name from "
+            "resnet_spec.list_models() or a ResNetConfig"
+        )
     return name_or_config.replace(**overrides)

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from resnet_spec.config import ResNetConfig
+from resnet_spec.variants import describe, find_name
+
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedWeights:
@@ -70,12 +73,23 @@ def list_weights(model: str) -> list[str]:
     return [name for of, name in _WEIGHTS if of == model]
 
 
-def get_weights(model: str, name: str) -> PublishedWeights:
+def is_published(name: str) -> bool:
+    """Whether this is how published weights are named, and not a file or a word."""
+    return name == "DEFAULT" or name.startswith("IMAGENET")
+
+
+def get_weights(model: str | ResNetConfig, name: str) -> PublishedWeights:
     """Returns the published weights of a network; ``DEFAULT`` is the newest.
+
+    Args:
+        model: a network's name, or its configuration.
+        name: of the weights.
 
     Raises:
         ValueError: none are published under this name; the message lists them.
     """
+    if not isinstance(model, str):
+        model = find_name(model.as_function()) or describe(model)
     names = list_weights(model)
     if name == "DEFAULT" and names:
         name = names[-1]

@@ -6,33 +6,42 @@ from typing import Any
 
 import torch
 
-from resnet_spec import ResNetConfig, resolve
-from resnet_torch.fuse import fuse
+from resnet_spec import ResNetConfig, __version__, resolve
+from resnet_torch.fusing import fuse
 from resnet_torch.layers import Layers
 from resnet_torch.resnet import ResNet
 
-__all__ = ["ResNet", "create_model", "fuse"]
+__all__ = ["ResNet", "__version__", "create_model", "fuse"]
 
 
 def create_model(
     name_or_config: str | ResNetConfig,
     *,
     generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
     **overrides: Any,
 ) -> ResNet:
     """Builds a network with random weights, in training mode.
 
     The network takes images of shape (n, in_channels, h, w) and has torchvision's
-    attribute names, ``state_dict`` and ``print``. Its device and dtype are torch's
-    defaults in force; ``.to(...)`` changes them.
+    attribute names, ``state_dict`` and ``print``.
 
     Args:
         name_or_config: a name from ``resnet_spec.list_models()``, or a configuration.
         generator: source of the random weights; torch's global one if ``None``.
+        device: where it is made; torch's default in force if ``None``. A generator must
+            be of the same.
+        dtype: of parameters and statistics; torch's default in force if ``None``.
         **overrides: fields of the configuration to change, such as ``num_classes``.
 
     Raises:
-        ValueError: the name, a field or its value is not known or not allowed.
+        ValueError: the name, a field or its value is not known or not allowed, or the
+            dtype has no fractions.
     """
     config = resolve(name_or_config, **overrides)
-    return ResNet(Layers(config=config, generator=generator))
+    if dtype is not None and not getattr(dtype, "is_floating_point", False):
+        raise ValueError(f"dtype is {dtype!r}; it must be one such as torch.float32")
+    return ResNet(
+        Layers(config=config, generator=generator, device=device, dtype=dtype)
+    )

@@ -29,10 +29,14 @@ class Layers:
     Args:
         config: the network's settings.
         generator: source of all random numbers; torch's global one if ``None``.
+        device: of all tensors; torch's default if ``None``.
+        dtype: of parameters and statistics; torch's default if ``None``.
     """
 
     config: ResNetConfig
     generator: torch.Generator | None = None
+    device: torch.device | str | None = None
+    dtype: torch.dtype | None = None
 
     def conv(
         self,
@@ -45,7 +49,7 @@ class Layers:
         groups: int = 1,
     ) -> nn.Conv2d:
         """A convolution that keeps the map's size at stride 1."""
-        conv = _build(
+        conv = self._build(
             nn.Conv2d,
             in_channels,
             out_channels,
@@ -69,7 +73,11 @@ class Layers:
     def norm(self, channels: int, *, zero_init: bool = False) -> nn.BatchNorm2d:
         """Batch normalisation; with ``zero_init`` its scale starts at zero."""
         norm = nn.BatchNorm2d(
-            channels, eps=self.config.norm_eps, momentum=self.config.norm_momentum
+            channels,
+            eps=self.config.norm_eps,
+            momentum=self.config.norm_momentum,
+            device=self.device,
+            dtype=self.dtype,
         )
         if zero_init:
             nn.init.zeros_(norm.weight)
@@ -112,11 +120,17 @@ class Layers:
 
     def linear(self, in_features: int, out_features: int) -> nn.Linear:
         """A linear layer with bias, both drawn from ±1/√in_features."""
-        linear = _build(nn.Linear, in_features, out_features)
+        linear = self._build(nn.Linear, in_features, out_features)
         bound = in_features**-0.5
         nn.init.uniform_(linear.weight, -bound, bound, generator=self.generator)
         nn.init.uniform_(linear.bias, -bound, bound, generator=self.generator)
         return linear
+
+    def _build(self, layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # Without torch's own initialisation, which would draw from the global generator
+        # even when the caller has brought one.
+        device = self.device or torch.get_default_device()
+        return skip_init(layer, *args, device=device, dtype=self.dtype, **kwargs)
 
     def _window(self, size: int) -> tuple[int, int]:
         return (size if self.config.dimensions == 2 else 1, size)
@@ -151,6 +165,8 @@ class Flatten(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n chw"]:
         """Flattens; raises ValueError, with the sizes that fit, for other maps."""
+        if isinstance(x, torch.fx.Proxy):  # a graph of torch.fx has no shapes
+            return flatten(x)
         _, c, h, w = x.shape
         if h * w * c != self.features or self.rows not in (None, h):
             raise ValueError(
@@ -168,10 +184,3 @@ def as_signal(x: Float[Tensor, "n k"]) -> Float[Tensor, "n 1 1 k"]:
 def flatten(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n chw"]:
     """All values of an image in one row: channels, then rows, then columns."""
     return torch.flatten(x, 1)
-
-
-def _build(layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    # Without torch's own initialisation, which would draw from the global generator
-    # even when the caller has brought one. The device stays the one in force.
-    device = torch.get_default_device()
-    return skip_init(layer, *args, device=device, **kwargs)  # type: ignore[arg-type]

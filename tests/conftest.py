@@ -42,8 +42,8 @@ settings.load_profile("default")
 
 torchvision = import_torchvision()
 
-from tests.command import Called  # noqa: E402  after torchvision
-from tests.networks import TINY, random_torch  # noqa: E402
+from tests.support.command import Called  # noqa: E402  after torchvision
+from tests.support.networks import TINY, random_torch  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import ROOT
+from tests.support.pages import ROOT
 
 PROBE = """<!DOCTYPE html>
 <iframe style="width: 390px; height: 800px"></iframe>

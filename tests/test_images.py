@@ -11,8 +11,8 @@ from PIL import Image
 
 import parity
 import resnet_spec
-from parity.compare import differing_bits
-from parity.images import preprocess
+from parity.images import prepare
+from parity.weights.digest import differing_bits
 from resnet_spec import get_weights
 
 
@@ -62,7 +62,7 @@ def test_every_value_a_pixel_can_have_is_bit_identical():
     pixels = np.arange(256, dtype=np.uint8)[:, None, None].repeat(256, 1).repeat(3, 2)
     image = Image.fromarray(pixels)
     expected = _theirs("resnet50", "IMAGENET1K_V1", image)
-    assert differing_bits({"": preprocess(image)}, {"": expected}) == {}
+    assert differing_bits({"": prepare(image)}, {"": expected}) == {}
 
 
 def test_what_is_no_image_is_refused_by_name(tmp_path: Path):
@@ -85,4 +85,4 @@ def test_a_cut_image_is_refused(tmp_path: Path, photo: Path):
 
 def test_a_crop_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="crop is 300; it must be at most resize, 256"):
-        preprocess(Image.new("RGB", (300, 300)), crop=300)
+        prepare(Image.new("RGB", (300, 300)), crop=300)

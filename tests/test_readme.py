@@ -24,9 +24,9 @@ import resnet_flax
 import resnet_spec
 import resnet_torch
 from benchmarks import command as benchmarks
-from benchmarks import readme as bench_report
-from benchmarks import results, tables
-from tests.pages import PAGES, ROOT, Block, blocks
+from benchmarks.results import file, tables
+from benchmarks.results import readme as bench_report
+from tests.support.pages import PAGES, ROOT, Block, blocks
 
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -189,7 +189,7 @@ def _python(folder: Path, chosen: list[Block]) -> list[Result]:
         for it in chosen
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.pages"],
+        [sys.executable, "-m", "tests.support.pages"],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         input=json.dumps(asked),
@@ -246,7 +246,7 @@ def test_the_tables_are_those_of_the_runs_json(tmp_path: Path):
     copy = Path(shutil.copy(ROOT / "README.md", tmp_path))
     bench_report.update_short(bench_report.JSON, copy)
     assert copy.read_text("utf-8") == README
-    everything = tables.markdown(results.read(bench_report.JSON))
+    everything = tables.markdown(file.read(bench_report.JSON))
     assert everything in (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import inputs
-from benchmarks.worker import Job, Runner
-from parity.twins import build as build_twin
+from benchmarks.measuring import inputs
+from benchmarks.measuring.worker import Job, Runner
+from parity.weights.twins import build as build_twin
 
 
 def build(job: Job) -> Runner:

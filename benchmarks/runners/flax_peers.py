@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import inputs
-from benchmarks.cases import DEPTHS
+from benchmarks.measuring import inputs
+from benchmarks.measuring.worker import Job, Runner
+from benchmarks.plans.cases import DEPTHS
 from benchmarks.runners.flax_twin import runner
-from benchmarks.worker import Job, Runner
 
 
 def build(job: Job) -> Runner:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from benchmarks.measuring.worker import Job, Runner
 from benchmarks.runners.products import SIDE, product_results
-from benchmarks.worker import Job, Runner
 
 
 def build(job: Job) -> Runner:

@@ -11,9 +11,9 @@ from flax import nnx
 
 import parity
 import resnet_flax
-from benchmarks import inputs
-from benchmarks.worker import Job, Runner
-from parity.twins import abstract_flax
+from benchmarks.measuring import inputs
+from benchmarks.measuring.worker import Job, Runner
+from parity.weights.twins import abstract_flax
 from resnet_flax.optim import create_optimizer, train_step
 
 

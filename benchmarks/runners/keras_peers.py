@@ -12,13 +12,13 @@ import keras
 import numpy as np
 
 import resnet_spec
-from benchmarks import inputs
 from benchmarks.keras_names import torch_name
-from benchmarks.work import flops
-from benchmarks.worker import Job, Runner
-from parity.samples import random_state
-from parity.state import entries
-from parity.twins import abstract_torch
+from benchmarks.measuring import inputs
+from benchmarks.measuring.flops import flops
+from benchmarks.measuring.worker import Job, Runner
+from parity.weights.samples import random_state
+from parity.weights.state import entries
+from parity.weights.twins import abstract_torch
 
 
 def build(job: Job) -> Runner:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks import inputs
+from benchmarks.measuring import inputs
+from benchmarks.measuring.worker import Job, Runner
 from benchmarks.runners.torch_twin import runner
 from benchmarks.torchvision_import import import_torchvision
-from benchmarks.worker import Job, Runner
 
 
 def build(job: Job) -> Runner:

@@ -10,9 +10,9 @@ import torch
 import torch._inductor.config as inductor
 
 import resnet_torch
-from benchmarks import inputs
-from benchmarks.worker import Job, Runner
-from parity.twins import build as build_twin
+from benchmarks.measuring import inputs
+from benchmarks.measuring.worker import Job, Runner
+from parity.weights.twins import build as build_twin
 from resnet_torch.optim import create_optimizer, train_step
 
 

@@ -8,7 +8,7 @@ from flax import nnx
 
 from parity.mutants import blocks, layers, pools
 from parity.mutants.mutant import Change, Mutant, at, become, both, set_at
-from parity.on_flax import modules
+from parity.weights.flax_state import modules
 from resnet_flax.layers import Conv2d
 
 

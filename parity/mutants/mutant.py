@@ -11,12 +11,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from parity.check import check
-from parity.on_flax import modules, variables
-from parity.report import Report
-from parity.samples import random_images, random_state
-from parity.state import load_state_dict
-from parity.twins import abstract_flax, abstract_torch, entries_of
+from parity.images import random_images
+from parity.judging.check import check
+from parity.judging.report import Report
+from parity.weights.flax_state import modules, variables
+from parity.weights.samples import random_state
+from parity.weights.state import load_state_dict
+from parity.weights.twins import abstract_flax, abstract_torch, entries_of
 from resnet_spec import ResNetConfig
 
 Change = Callable[[Any], None]

@@ -25,7 +25,7 @@ class Norm(BatchNorm2d):
         """Returns what is divided by."""
         return jnp.sqrt(var + self.eps)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, use_running_average: bool | None = None) -> Array:
         """Normalises."""
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]

@@ -8,7 +8,7 @@ import numpy as np
 
 from parity.mutants import blocks, layers, norms
 from parity.mutants.mutant import Change, Mutant, at, become, both, everywhere
-from parity.on_flax import modules
+from parity.weights.flax_state import modules
 from resnet_flax.layers import BatchNorm2d, ReLU
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from parity.mutants.mutant import Change, Mutant, both, exchange, rewrite
-from parity.on_flax import is_float, variables
+from parity.weights.flax_state import is_float, variables
 
 _GATES = ("G0", "G1 isolated", "G1")
 

@@ -1,0 +1,1 @@
+"""One case measured: processes, inputs, gate, times."""

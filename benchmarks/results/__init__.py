@@ -1,0 +1,1 @@
+"""What a run leaves: a file, and the figures made from it."""

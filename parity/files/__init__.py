@@ -1,0 +1,1 @@
+"""Files of weights: opened, read, written, fetched, converted."""

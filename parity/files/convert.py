@@ -1,0 +1,145 @@
+"""From one file of weights to another, strictly, and nothing else changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from parity.errors import CheckpointError, OutputError
+from parity.files.reading import StateDict, load, require_config
+from parity.files.writing import format_of, save
+from parity.weights.identify import guessed, identify
+from parity.weights.names import COUNTER
+from parity.weights.strict import require
+from parity.weights.twins import entries_of
+from resnet_spec import ResNetConfig, describe
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did.
+
+    Args:
+        source: the file read.
+        kind: its format, in words.
+        target: the file written.
+        network: what it is, in words.
+        config: its configuration.
+        entries: how many entries were written.
+        bytes: how many bytes of values.
+        sha256: of the values (names, dtypes, shapes and bytes).
+        notes: what was accepted, stripped or filled in.
+    """
+
+    source: Path
+    kind: str
+    target: Path
+    network: str
+    config: ResNetConfig
+    entries: int
+    bytes: int
+    sha256: str
+    notes: tuple[str, ...]
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    config: ResNetConfig | None = None,
+    key: str | None = None,
+    allow_nonfinite: bool = False,
+    overwrite: bool = False,
+) -> Conversion:
+    """Converts a file of weights; the target's extension tells the format.
+
+    Args:
+        source: .pth (zip or legacy) or .safetensors, recognised by content.
+        target: the file to write.
+        config: the network that this must be; read off names and shapes by default. A
+            file of others does not say where a bottleneck strides: v1.5 is assumed.
+        key: name of the wrapper's entry, where the source has several.
+        allow_nonfinite: accept NaN and infinity.
+        overwrite: replace a target that is there.
+
+    Raises:
+        CheckpointError: the source is damaged, or is not the state of the network.
+        OutputError: the target cannot be written, or is the source.
+    """
+    source, target = Path(source), Path(target)
+    format_of(target)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise OutputError(target, "is the source itself", "Name another file")
+    state = load(source, key=key, allow_nonfinite=allow_nonfinite)
+    found = config or state.config or _identify(state, source)
+    if config is not None:
+        unsaid: Sequence[str] = ()
+    else:
+        unsaid = state.guessed if state.config is not None else guessed(found)
+    if sum(found.layers) > len(state):  # before anything is built for them
+        raise CheckpointError(
+            f"has {len(state)} entries; {describe(found)} has more blocks than that",
+            path=source,
+            advice="Get the file again",
+        )
+    require_config(state, found, source)
+    arrays = in_order(state, found, source)
+    sha256 = save(
+        target,
+        arrays,
+        config=found,
+        overwrite=overwrite,
+        source=(source.name, state.sha256),
+        guessed=unsaid,
+    )
+    return Conversion(
+        source=source,
+        kind=state.kind,
+        target=target,
+        network=describe(found),
+        config=found,
+        entries=len(arrays),
+        bytes=sum(array.nbytes for array in arrays.values()),
+        sha256=sha256,
+        notes=tuple(state.notes),
+    )
+
+
+def in_order(
+    state: StateDict, config: ResNetConfig, path: Path
+) -> dict[str, np.ndarray]:
+    """Returns a file's state in the network's order, if it is this network's.
+
+    Whatever floating-point dtype the file has is kept, if it is one for all.
+
+    Raises:
+        CheckpointError: with every difference.
+    """
+    expected = entries_of(config)
+    # The first that is there: a deep stem has no conv1.weight.
+    found = (state[name].dtype.name for name in expected if name in state)
+    dtype = next(found, "float32")
+    expected = {
+        name: entry
+        if name.rpartition(".")[2] == COUNTER
+        else replace(entry, dtype=dtype)
+        for name, entry in expected.items()
+    }
+    require(state, expected, path)
+    return {name: state[name] for name in expected}
+
+
+def _identify(state: StateDict, path: Path) -> ResNetConfig:
+    config = identify({name: array.shape for name, array in state.items()})
+    if config is None:
+        names = ", ".join(list(state)[:3])
+        raise CheckpointError(
+            f"is the state of no network known here (it has {names} …)",
+            path=path,
+            advice="Say which it is with --model",
+        )
+    return config

@@ -1,0 +1,93 @@
+"""A network with weights, in one call."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+from parity.errors import TransferWarning
+from parity.files.download import Progress
+from parity.files.sources import ENDS, weights_for
+from parity.weights.changes import adapt_in_channels
+from parity.weights.state import entries, load_state_dict
+from parity.weights.twins import build, create
+from resnet_spec import ResNetConfig, resolve
+
+Framework = Literal["torch", "flax"]
+
+
+def create_model(
+    name: str | ResNetConfig,
+    framework: Framework = "torch",
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    seed: int = 0,
+    key: str | None = None,
+    progress: Progress = lambda done, total: None,
+    **overrides: Any,
+) -> Any:
+    """Makes either twin, with weights by name, from a file, or new ones.
+
+    A file's numbers of classes and channels are the network's, unless others are asked
+    for: then its body is kept, the head is new and random, the first convolution is
+    adapted (:func:`parity.adapt_in_channels`), and a :class:`parity.TransferWarning`
+    says so. ``include_top=False`` leaves the head out.
+
+    Args:
+        name: from ``resnet_spec.list_models()``, or a configuration.
+        framework: ``"torch"`` or ``"flax"``.
+        weights: ``None`` for new ones as training starts from; a published name such as
+            ``"DEFAULT"`` or ``"IMAGENET1K_V2"``, downloaded once; a path of any file
+            that :func:`parity.load` reads; ``"random"`` for values that hide no fault.
+        seed: of whatever is random.
+        key: entry of a file that has several states.
+        progress: told the bytes of a download, done and in all.
+        **overrides: fields of the configuration to change.
+
+    Returns:
+        The twin: in evaluation mode if it has weights, else in training mode.
+
+    Raises:
+        CheckpointError: the file is damaged, or is not this network's.
+        DownloadError: the published file cannot be had.
+        ValueError: the name, a field, the framework or the weights are not known.
+    """
+    if framework not in ("torch", "flax"):
+        raise ValueError(f"framework is {framework!r}; it must be 'torch' or 'flax'")
+    wanted = resolve(name, **overrides)
+    if weights is None:
+        return create(framework, wanted, seed=seed)
+    weights = os.fspath(weights)
+    if weights == "random":
+        chosen = weights_for(wanted, weights, seed=seed)
+        return build(framework, wanted, chosen.state)
+    ends = {field: overrides.pop(field) for field in ENDS if field in overrides}
+    chosen = weights_for(
+        resolve(name, **overrides), weights, key=key, fit=True, progress=progress
+    )
+    wanted = chosen.config.replace(**ends)
+    if wanted == chosen.config:
+        return build(framework, wanted, chosen.state)
+    state, notes = chosen.state, []
+    if wanted.in_channels != chosen.config.in_channels:
+        state = adapt_in_channels(state, wanted.in_channels)
+        what = f"{chosen.config.in_channels} to {wanted.in_channels} channels"
+        notes.append(f"the first convolution is adapted from {what}")
+    model = create(framework, wanted, seed=seed)
+    shapes = {name: entry.shape for name, entry in entries(model).items()}
+    other = [
+        name
+        for name in {**shapes, **state}
+        if name not in state or shapes.get(name) != state[name].shape
+    ]
+    new = [name for name in other if name in shapes]
+    if new:
+        notes.append(f"{', '.join(new)} are new and random: train them")
+    load_state_dict(model, state, ignore=other)
+    if notes:
+        said = f"{Path(weights).name}: {'; '.join(notes)}"
+        warnings.warn(said, TransferWarning, stacklevel=2)
+    model.eval()
+    return model

@@ -1,0 +1,140 @@
+"""The files that weights come in: recognised by content, checked before they are read.
+
+Nothing here builds a tensor before the structure around it has been found sound, and
+nothing trusts a name's extension. What comes out is still only what the file says.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from parity.errors import CheckpointError
+from parity.files.content import Content
+from parity.files.pth import LEGACY_MAGIC, read_legacy, read_zip
+from parity.files.safetensors_format import entries_at, header_of, read_safetensors
+from parity.weights.digest import sha256_of
+
+MAX_BYTES = 64 * 2**30
+
+_NOT_CHECKPOINTS: dict[bytes, str] = {
+    b"\x1f\x8b": "is compressed with gzip. Unpack it first",
+    b"\xfd7zXZ\0": "is compressed with xz. Unpack it first",
+    b"\x28\xb5\x2f\xfd": "is compressed with zstd. Unpack it first",
+    b"BZh": "is compressed with bzip2. Unpack it first",
+    b"version https://git-lfs": "is a Git LFS pointer, not the file it points to. "
+    "Fetch that with `git lfs pull`",
+}
+
+
+def read(path: Path, *, sha256: bool = False) -> Content:
+    """Opens a file once, recognises it, checks its structure and reads it.
+
+    Args:
+        path: the file.
+        sha256: compute the digest of the file too.
+
+    Raises:
+        CheckpointError: no such file, no file of weights, or a damaged one.
+    """
+    try:
+        with _open(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = sha256_of(file) if sha256 else ""
+            file.seek(0)
+            content = _recognise(file, size)(file, size)
+            content.size, content.sha256 = size, digest
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot be read ({error.strerror or error})",
+            advice="Check the path and its permissions",
+        ) from error
+    expected = ".safetensors" if content.kind == "safetensors" else (".pth", ".pt")
+    if path.suffix in (".safetensors", ".pth", ".pt") and not path.name.endswith(
+        expected
+    ):
+        content.notes.append(f"the content is {content.kind}, whatever the name says")
+    return content
+
+
+def each(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yields names and values of a file that was just written, whatever its size.
+
+    Of a .safetensors one entry at a time is in memory; torch reads only whole files.
+
+    Args:
+        path: the file; its content tells the format.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        read_all = _recognise(file, size)
+        if read_all is read_safetensors:
+            yield from entries_at(file, header_of(file, size)[0])
+        else:
+            yield from read_all(file, size).value.items()
+
+
+def _open(path: Path) -> BinaryIO:
+    # Without blocking, so that a FIFO cannot hold us; all else happens on this
+    # descriptor, so that the file cannot be exchanged between check and use.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError as error:
+        raise CheckpointError("no such file", advice="Check the path") from error
+    found = os.fstat(descriptor)
+    problem = None
+    if stat.S_ISDIR(found.st_mode):
+        problem = "is a directory. Name a file in it"
+    elif not stat.S_ISREG(found.st_mode):
+        problem = "is no regular file. Copy its content to one first"
+    elif found.st_size == 0:
+        problem = "is empty. Get the file again"
+    elif found.st_size > MAX_BYTES:
+        problem = f"is larger than {MAX_BYTES} bytes, more than any network here has"
+    if problem is not None:
+        os.close(descriptor)
+        raise CheckpointError(problem)
+    return open(descriptor, "rb")
+
+
+def _recognise(file: BinaryIO, size: int) -> Callable[[BinaryIO, int], Content]:
+    head = file.read(512)
+    file.seek(0)
+    for magic, what in _NOT_CHECKPOINTS.items():
+        if head.startswith(magic):
+            raise CheckpointError(what)
+    if head.startswith(b"PK\x03\x04"):
+        return read_zip
+    if head.startswith(LEGACY_MAGIC):
+        return read_legacy
+    if size > 8 and head[8:9] == b"{":
+        return read_safetensors
+    if head.lstrip()[:1] == b"<":
+        raise CheckpointError(
+            "is a web page, not weights. Its download met an error page; get it again"
+        )
+    if head[257:262] == b"ustar":
+        raise CheckpointError(
+            "is a tar archive, which torch wrote before version 0.4. Load it with that "
+            "torch and save it again"
+        )
+    raise CheckpointError(
+        f"is no .pth and no .safetensors (it begins with {head[:8]!r}). "
+        "Check that this is the right file"
+    )
+
+
+# --- .pth, as a zip archive --------------------------------------------------------
+
+
+# --- .pth, as torch wrote it before version 1.6 ------------------------------------
+
+
+# --- .safetensors ------------------------------------------------------------------

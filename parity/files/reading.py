@@ -1,0 +1,302 @@
+"""Reading weights: every value checked before a model sees it.
+
+The order of reading is the security property: file, container, pickle without code,
+wrapper, names, every leaf, every value. ``parity.files.opening`` has the first three.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import resnet_spec
+from parity.errors import CheckpointError
+from parity.files import opening
+from parity.weights.digest import digest
+from parity.weights.names import COUNTER
+from parity.weights.state import DTYPES, as_array
+from resnet_spec import ResNetConfig, describe
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "ema", "model_ema")
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+class StateDict(dict[str, np.ndarray]):
+    """A state read from a file: names to arrays in torch's layouts.
+
+    Attributes:
+        kind: the file's format, in words.
+        notes: what was accepted, stripped or filled in, one clause each.
+        metadata: what this project wrote into the file; empty for a file of others.
+        config: the network that the metadata names, if it does.
+        guessed: settings of it that the file's author did not know.
+        sha256: of the file.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], content: opening.Content
+    ) -> None:
+        super().__init__(arrays)
+        self.kind = content.kind
+        self.notes = content.notes
+        self.metadata = content.metadata or {}
+        self.sha256 = content.sha256
+        self.config = _config_in(self.metadata)
+        self.guessed = _guessed_in(self.metadata)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    allow_nonfinite: bool = False,
+) -> StateDict:
+    """Reads a state from .pth (zip or legacy) or .safetensors, by content.
+
+    One wrapper such as ``{"state_dict": …}`` is taken off, so are the prefixes of
+    DataParallel and torch.compile, and batch counts are filled in where a file has none
+    at all. The result's ``notes`` say so.
+
+    Args:
+        path: a regular file.
+        key: name of the wrapper's entry, where there are several.
+        allow_nonfinite: accept NaN and infinity.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, holds more than plain
+            tensors, or values that no network has. All problems of a kind are named.
+    """
+    path = Path(path)
+    try:
+        content = opening.read(path, sha256=True)
+        notes = content.notes
+        _check_published_name(path.name, content.sha256)
+        value = _unwrap(content.value, key, notes)
+        arrays = _arrays(value, limit=2 * content.size + 2**28)
+        _check_digest(arrays, content.metadata)
+        arrays = _strip_prefixes(arrays, notes)
+        arrays = _fill_counts(arrays, notes)
+        _check_values(arrays, allow_nonfinite)
+        return StateDict(arrays, content)
+    except CheckpointError as error:
+        raise error.at(path) from error.__cause__
+
+
+def require_config(state: StateDict, config: ResNetConfig, path: Path) -> None:
+    """Checks that a file of this project was written for this network.
+
+    Weights of v1 fit v1.5 without complaint, and give other numbers; so do those for
+    another eps. How a network is initialised or trained does not matter here.
+
+    Raises:
+        CheckpointError: its metadata names another network.
+    """
+    told = state.config
+    if told is None:
+        return
+    known = told.replace(**{field: getattr(config, field) for field in state.guessed})
+    if known.as_function() != config.as_function():
+        raise CheckpointError(
+            f"its metadata says that it belongs to {describe(told)} ({told.to_json()})",
+            path=path,
+            advice=f"Make that network, not {describe(config)}",
+        )
+
+
+def _config_in(metadata: Mapping[str, Any]) -> ResNetConfig | None:
+    text = metadata.get("config")
+    if not isinstance(text, str):
+        return None
+    try:
+        return ResNetConfig.from_json(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"its metadata names a network that this version does not know ({error})",
+            advice="Use the version that wrote it: "
+            f"{metadata.get('tool', 'it does not say which')!s:.80}",
+        ) from error
+
+
+def _guessed_in(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    found = metadata.get("guessed")
+    known = {field.name for field in fields(ResNetConfig)}
+    return (
+        tuple(name for name in found if name in known)
+        if isinstance(found, list)
+        else ()
+    )
+
+
+def _check_published_name(name: str, sha256: str) -> None:
+    promised = resnet_spec.published_sha256(name)
+    if promised is not None and not sha256.startswith(promised):
+        raise CheckpointError(
+            f"its name is that of a published file with sha256 {promised}, and its "
+            f"content has {sha256[: len(promised)]}",
+            advice="Get the file again, or rename it if you changed it",
+        )
+
+
+def _unwrap(value: object, key: str | None, notes: list[str]) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise CheckpointError(
+            f"holds a {type(value).__name__}, not a mapping of names to tensors",
+            advice="Save model.state_dict()",
+        )
+    if not value:
+        raise CheckpointError(
+            "holds no weights at all", advice="Save model.state_dict()"
+        )
+    if key is not None:
+        if not isinstance(value.get(key), Mapping):
+            raise CheckpointError(f"has no state under the key {key!r}")
+        return value[key]
+    wrapped = [name for name in _WRAPPERS if isinstance(value.get(name), Mapping)]
+    if len(wrapped) > 1:
+        raise CheckpointError(
+            f"has several states: {', '.join(wrapped)}", advice="Choose one with --key"
+        )
+    if not wrapped:
+        return value
+    notes.append(f"took the state from the entry {wrapped[0]!r}")
+    return value[wrapped[0]]
+
+
+def _arrays(value: Mapping[Any, Any], limit: int) -> dict[str, np.ndarray]:
+    names = [name for name in value if not _is_text(name)]
+    if names:
+        raise CheckpointError(
+            f"has names that are no text: {', '.join(map(repr, names[:5]))}",
+            advice="Save model.state_dict()",
+        )
+    if not value:
+        raise CheckpointError(
+            "holds no weights at all", advice="Save model.state_dict()"
+        )
+    leaves = {name: _leaf_problem(leaf) for name, leaf in value.items()}
+    problems = [f"{name} is {found}" for name, found in leaves.items() if found]
+    if problems:
+        raise CheckpointError(
+            {"not plain tensors": problems}, advice="Save model.state_dict()"
+        )
+    size = sum(leaf.nbytes for leaf in value.values())
+    if size > limit:
+        raise CheckpointError(
+            f"its tensors claim {size} bytes, which the file cannot hold"
+        )
+    return {name: as_array(leaf) for name, leaf in value.items()}
+
+
+def _is_text(name: object) -> bool:
+    try:
+        return isinstance(name, str) and bool(name.encode())
+    except UnicodeEncodeError:  # half a surrogate pair: no file could hold it again
+        return False
+
+
+def _leaf_problem(leaf: object) -> str:
+    if isinstance(leaf, np.ndarray):
+        known = leaf.dtype.name in DTYPES
+        return (
+            "" if known else f"{leaf.dtype.name}; expected one of {', '.join(DTYPES)}"
+        )
+    import torch
+
+    if type(leaf) not in (torch.Tensor, torch.nn.Parameter):
+        return f"a {type(leaf).__name__}"
+    assert isinstance(leaf, torch.Tensor)
+    if leaf.layout != torch.strided:
+        return f"sparse ({leaf.layout})"
+    if leaf.is_quantized:
+        return "quantised"
+    if leaf.is_meta:
+        return "without data (meta)"
+    dtype = str(leaf.dtype).removeprefix("torch.")
+    return "" if dtype in DTYPES else f"{dtype}; expected one of {', '.join(DTYPES)}"
+
+
+def _strip_prefixes(
+    arrays: dict[str, np.ndarray], notes: list[str]
+) -> dict[str, np.ndarray]:
+    # Only where every name has it: otherwise two entries could become one.
+    for prefix in _prefixes_of(arrays):
+        notes.append(f"took the prefix {prefix!r} off every name")
+        arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
+    return arrays
+
+
+def _prefixes_of(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
+    names = list(arrays)
+    while True:
+        for prefix in _PREFIXES:
+            if all(name.startswith(prefix) for name in names):
+                names = [name.removeprefix(prefix) for name in names]
+                yield prefix
+                break
+        else:
+            return
+
+
+def _fill_counts(
+    arrays: dict[str, np.ndarray], notes: list[str]
+) -> dict[str, np.ndarray]:
+    if any(name.rpartition(".")[2] == COUNTER for name in arrays):
+        return arrays
+    filled: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        filled[name] = array
+        path, dot, leaf = name.rpartition(".")
+        if leaf == "running_var":
+            filled[f"{path}{dot}{COUNTER}"] = np.zeros((), np.int64)
+    if len(filled) > len(arrays):
+        notes.append(f"it has no {COUNTER} (torch before 0.4.1): set to 0")
+    return filled
+
+
+def _check_values(arrays: Mapping[str, np.ndarray], allow_nonfinite: bool) -> None:
+    nonfinite, negative, counts, integers = [], [], [], []
+    for name, array in arrays.items():
+        leaf = name.rpartition(".")[2]
+        if leaf == COUNTER:
+            if array.dtype != np.int64 or array.shape != () or array < 0:
+                counts.append(
+                    f"{name} is {array.dtype.name} {array.shape} {array.tolist()!s:.20}"
+                    ", expected one int64 from 0"
+                )
+        elif array.dtype == np.int64:
+            integers.append(name)
+        else:
+            finite = np.isfinite(array)
+            if not finite.all():
+                nan = int(np.isnan(array).sum())
+                inf = int(array.size - finite.sum()) - nan
+                nonfinite.append(f"{name} has {nan} NaN and {inf} Inf")
+            if leaf == "running_var" and (array < 0).any():
+                negative.append(f"{name} has {int((array < 0).sum())}")
+    problems = {
+        "values that are not finite": [] if allow_nonfinite else nonfinite,
+        "negative variances": negative,
+        "bad batch counts": counts,
+        "integers where weights should be": integers,
+    }
+    if any(problems.values()):
+        advice = "Use --allow-nonfinite to take them as they are"
+        raise CheckpointError(
+            problems, advice=advice if problems["values that are not finite"] else None
+        )
+
+
+def _check_digest(
+    arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None
+) -> None:
+    promised = (metadata or {}).get("sha256")
+    if promised is not None and promised != digest(arrays):
+        raise CheckpointError(
+            "its values are not those that were written (sha256 differs)",
+            advice="Get the file again",
+        )

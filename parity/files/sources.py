@@ -1,0 +1,118 @@
+"""The weights that a user asks for: by name, by file or by seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from parity.errors import CheckpointError
+from parity.files.download import Progress, download
+from parity.files.reading import StateDict, load, require_config
+from parity.weights.changes import cast
+from parity.weights.digest import digest
+from parity.weights.samples import random_state
+from parity.weights.strict import require
+from parity.weights.twins import entries_of
+from resnet_spec import PublishedWeights, ResNetConfig, get_weights, is_published
+
+ENDS = ("in_channels", "num_classes", "include_top")
+"""The settings in which a network may differ from its weights, and be learnt anew."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The weights that a user asked for.
+
+    Args:
+        state: names to float32 arrays in torch's layouts.
+        config: the network that they are for.
+        what: where they come from, in words.
+        sha256: of the values as they were found, before any cast.
+        published: the table's row, if they are published ones.
+        notes: what was accepted or changed on the way.
+    """
+
+    state: dict[str, np.ndarray]
+    config: ResNetConfig
+    what: str
+    sha256: str
+    published: PublishedWeights | None = None
+    notes: tuple[str, ...] = ()
+
+
+def weights_for(
+    config: ResNetConfig,
+    weights: str,
+    *,
+    seed: int = 0,
+    key: str | None = None,
+    allow_nonfinite: bool = False,
+    fit: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> Chosen:
+    """Finds the weights that a user names.
+
+    Args:
+        config: the network that they are for.
+        weights: ``"random"``, a published name such as ``IMAGENET1K_V1``, or a path.
+        seed: of random weights.
+        key: entry of a file that has several states.
+        allow_nonfinite: accept NaN and infinity in a file.
+        fit: take the number of channels and of classes, and whether there is a head,
+            from the file.
+        progress: told the bytes of a download, done and in all.
+
+    Raises:
+        CheckpointError: the file is damaged, or is not this network's.
+        DownloadError: the published file cannot be had.
+        ValueError: no weights are published under this name.
+    """
+    expected = entries_of(config)
+    if weights == "random":
+        what = f"random weights, seed {seed} (not trained: its classes mean nothing)"
+        state = random_state(expected, seed=seed)
+        return Chosen(state, config, what, digest(state))
+    published = None
+    path = Path(weights)
+    if is_published(weights):
+        published = get_weights(config, weights)
+        path = download(published, progress=progress)
+        weights = f"{published.name} of torchvision ({path.name})"
+    loaded = load(path, key=key, allow_nonfinite=allow_nonfinite)
+    notes = list(loaded.notes)
+    if fit:
+        config = _as_found(config, loaded)
+        expected = entries_of(config)
+    require_config(loaded, config, path)
+    dtypes = {array.dtype.name for array in loaded.values()} - {"int64"}
+    if dtypes != {"float32"}:
+        notes.append(f"taken from {', '.join(sorted(dtypes))} to float32")
+    with np.errstate(over="ignore"):  # judged by value below
+        state = cast(loaded, "float32")
+    require(state, expected, path)
+    beyond = [
+        name
+        for name, array in state.items()
+        if not allow_nonfinite and not np.isfinite(array).all()
+    ]
+    if beyond:
+        raise CheckpointError({"too large for float32": beyond}, path=path)
+    return Chosen(state, config, weights, digest(loaded), published, tuple(notes))
+
+
+def _as_found(config: ResNetConfig, loaded: StateDict) -> ResNetConfig:
+    """Returns the network with the ends that a file has, as far as it shows them."""
+    told = loaded.config
+    if told is not None:
+        return config.replace(**{name: getattr(told, name) for name in ENDS})
+    first, last = (
+        next((loaded[name] for name in names if name in loaded), None)
+        for names in (("conv1.weight", "conv1.0.weight"), ("fc.weight", "fc2.weight"))
+    )
+    if first is not None and first.ndim == 4 and first.shape[1]:
+        config = config.replace(in_channels=first.shape[1])
+    if last is None:
+        return config.replace(include_top=False)
+    return config.replace(num_classes=len(last)) if last.size else config

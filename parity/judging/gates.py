@@ -1,0 +1,397 @@
+"""The gates: each a rule that two equal networks pass and a wrong one does not.
+
+A gate is a function from the evidence to a result with one row for each thing judged.
+A new gate is one more function, and one more line in the table of gates.
+
+Two modes: accumulating, where each network runs on what its own modules gave, as a user
+sees it; and isolated, where each module is given what the reference had there, so that
+no error travels, and what fails is what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from parity.judging import tolerances
+from parity.judging.distance import Deviation, deviation, ratio
+from parity.judging.evidence import Evidence, Phase, Run
+from parity.judging.isolation import Deviations, Isolation
+from parity.judging.report import GateResult, Row, share_used
+from parity.running.objective import has_classes
+from parity.running.taps import OUTPUT, ModuleError, Quantity, path_of
+from parity.weights.digest import differing_bits
+from parity.weights.names import COUNTER
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One rule.
+
+    Args:
+        name: by which it is asked for.
+        rule: from the evidence, and this, to a result.
+        training: judges training mode.
+        isolated: judges each module alone.
+        float64: judges runs in float64, where a rule is for either dtype.
+        jit: judges the jitted run.
+    """
+
+    name: str
+    rule: Callable[[Evidence, Gate], GateResult]
+    training: bool = False
+    isolated: bool = False
+    float64: bool = False
+    jit: bool = True
+
+    def result(self, what: str, rows: Iterable[Row], skipped: str = "") -> GateResult:
+        """Returns what it found."""
+        return GateResult(self.name, what, tuple(rows), skipped, self.isolated)
+
+
+def weights(evidence: Evidence, gate: Gate) -> GateResult:
+    """G0: the states are identical, compared as integers."""
+    torch_state, flax_state = evidence.states["torch"], evidence.states["flax"]
+    what = "weights, bit for bit"
+    if not flax_state:
+        return gate.result(what, (), "a function shows no weights by name")
+    differences = differing_bits(torch_state, flax_state)
+    rows = []
+    for name in [*torch_state, *(n for n in flax_state if n not in torch_state)]:
+        note = differences.get(name, "")
+        if not evidence.counts_batches and name.rpartition(".")[2] == COUNTER:
+            rows.append(Row(name, True, note="Flax counts no batches, not compared"))
+        else:
+            rows.append(Row(name, not note, note=note))
+    return gate.result(what, rows)
+
+
+def algebra(evidence: Evidence, gate: Gate) -> GateResult:
+    """G1: in float64 both compute the same function."""
+    phase = evidence.training if gate.training else evidence.forward
+    run = phase.flax_run_float64
+    rows = []
+    for quantity, found in _both(phase, run):
+        if found is None:
+            rows.append(_unmatched(evidence, phase, run, quantity))
+        else:
+            rows.append(_exact(quantity, found, phase.reference.growth(quantity)[0]))
+    what = (
+        "float64, gradients and statistics" if gate.training else "float64, every tap"
+    )
+    return gate.result(what, rows)
+
+
+def arithmetic(evidence: Evidence, gate: Gate) -> GateResult:
+    """G2: in the working dtype neither is much farther from float64 than the other."""
+    phase = evidence.training if gate.training else evidence.forward
+    run = phase.flax_run if gate.jit else phase.flax_run_without_jit
+    rows = []
+    for quantity, flax in _both(phase, run):
+        torch = phase.torch_run.deviations.get(quantity)
+        if torch is None or flax is None:
+            rows.append(_unmatched(evidence, phase, run, quantity))
+        else:
+            growth = phase.reference.growth(quantity)
+            size = phase.reference.values[quantity].size
+            row = _symmetric(evidence, quantity, torch, flax, size, growth)
+            if quantity.kind == "output":
+                row = _in_one_dtype(row, phase.torch_run, run)
+            rows.append(row)
+    what = f"{evidence.arithmetic}, " + (
+        "gradients and statistics" if gate.training else "every tap"
+    )
+    return gate.result(what if gate.jit else f"{what}, without jit", rows)
+
+
+def modules(evidence: Evidence, gate: Gate) -> GateResult:
+    """G1 and G2, isolated: each module computes the same on the same input."""
+    phase = evidence.training if gate.training else evidence.forward
+    rows = []
+    isolated = phase.isolated
+    for tap in phase.reference.shapes:
+        if (note := isolated.failed.get(tap)) is not None:
+            rows.append(Row(tap, False, note=note))
+            continue
+        if (alone := isolated.found.get(tap)) is None:
+            continue
+        found = {name: _counted(evidence, by) for name, by in alone.items()}
+        if gate.float64:
+            judged = [
+                _exact(quantity, flax, isolated.growth(quantity, tap)[0])
+                if flax
+                else _not_handed(quantity, "Flax")
+                for quantity, flax in found["flax in float64"].items()
+            ]
+        else:
+            judged = list(_each_symmetric(evidence, isolated, tap, found))
+        worst = max(judged, key=share_used)
+        about = " ".join((worst.kind, "" if worst.name == tap else worst.name)).strip()
+        note = "" if worst.ok else f"{about} {worst.note}".rstrip()
+        rows.append(replace(worst, name=tap, kind=about, note=note))
+    dtype = "float64" if gate.float64 else evidence.arithmetic
+    what = f"{dtype}, one module at a time{', backwards too' if gate.training else ''}"
+    return gate.result(what, rows)
+
+
+def ceilings(evidence: Evidence, gate: Gate) -> GateResult:
+    """G3: neither is farther from float64 than a good implementation ever is."""
+    phase = evidence.training if gate.training else evidence.forward
+    rows = []
+    for name, run in (("torch", phase.torch_run), ("Flax", phase.flax_run)):
+        worst: dict[str, Row] = {}
+        for quantity, found in run.deviations.items():
+            if found is None or quantity not in phase.reference.values:
+                continue
+            growth, _ = phase.reference.growth(quantity)
+            limit = tolerances.ceiling(evidence.arithmetic, growth)
+            ok = found.finite and found.l2 <= limit
+            row = Row(
+                *(quantity.name, ok, quantity.kind, found.l2, limit, f"in {name}"),
+                {**_figures(found), "growth": growth},
+            )
+            worst[row.kind] = max(worst.get(row.kind, row), row, key=share_used)
+        rows += worst.values()
+    return gate.result(f"{evidence.arithmetic}, ceilings", rows)
+
+
+def kinks(evidence: Evidence, gate: Gate) -> GateResult:
+    """G4: only rounding decides on which side of a kink a unit is.
+
+    A rectifier's gradient jumps at 0, a pool's where two values are equal. A unit so
+    close to it that rounding carries it over has another gradient, and rightly: the
+    run's gradients are measured against the reference run on the same side. This lists
+    these units, and fails where rounding cannot have moved one.
+    """
+    phase = evidence.training
+    runs = {"torch": phase.torch_run, "Flax": phase.flax_run}
+    rows = []
+    for tap in phase.reference.kinks.taps:
+        found = {name: run.kinks[tap] for name, run in runs.items() if tap in run.kinks}
+        size = max((kink.size for kink in found.values()), default=0.0)
+        _, growth = phase.reference.growth(Quantity("output", tap))
+        limit = tolerances.ceiling(evidence.arithmetic, growth)
+        notes = [
+            f"kink, {kink.units} unit{'s' * (kink.units > 1)} in {name}"
+            for name, kink in found.items()
+        ]
+        rows.append(Row(tap, size <= limit, "", size, limit, ", ".join(notes)))
+    what = "sides of kinks"
+    if not rows:
+        return gate.result(what, (), "torch has no ReLU or MaxPool2d modules")
+    return gate.result(what, rows)
+
+
+def decisions(evidence: Evidence, gate: Gate) -> GateResult:
+    """G5: both choose the class that float64 chooses, wherever rounding lets them."""
+    what = "top-1 class"
+    phase = evidence.forward
+    reference = phase.reference.values[Quantity("output", OUTPUT)]
+    classes = has_classes(reference.shape)
+    if not classes:
+        return gate.result(what, (), "the network has no classes to choose from")
+    reference = reference.reshape(-1, classes)
+    runs = phase.torch_run, phase.flax_run
+    outputs = [run.output for run in runs]
+    if all(output.size == reference.size for output in outputs):
+        outputs = [output.reshape(reference.shape) for output in outputs]
+    else:
+        return gate.result(what, (Row(OUTPUT, False, note="other shape"),))
+    # What G2 grants a logit, from the better twin: a twin's own error, however large,
+    # must not excuse its decision. Two logits may be off, in opposite directions.
+    size = int(np.prod(reference.shape))
+    k = tolerances.arithmetic_factor(evidence.arithmetic, size)
+    growth, _ = phase.reference.growth(Quantity("output", OUTPUT))
+    floor = tolerances.arithmetic_floor(evidence.arithmetic, growth)
+    best = min(deviation(output, reference).max for output in outputs)
+    error = 2 * (2 * k * max(best, floor)) * np.abs(reference).max()
+    rows = []
+    for image, scores in enumerate(reference):
+        torch, flax = (output[image].astype(np.float64) for output in outputs)
+        second, first = np.sort(scores)[-2:]
+        chosen = [int(s.argmax()) for s in (scores, torch, flax)]
+        finite = bool(np.isfinite([*torch, *flax, *scores]).all())
+        decidable = bool(first - second > error)
+        rows.append(
+            Row(
+                f"image {image}",
+                ok=finite and (not decidable or len(set(chosen)) == 1),
+                note=""
+                if decidable
+                else f"undecidable: margin {first - second:.1e} of {error:.1e}",
+                figures=dict(zip(("float64", "torch", "flax"), chosen, strict=True)),
+            )
+        )
+    return gate.result(what, rows)
+
+
+_TABLE = (
+    Gate("G0", weights),
+    Gate("G1", algebra),
+    Gate("G1 isolated", modules, isolated=True, float64=True),
+    Gate("G2", arithmetic),
+    Gate("G2 eager", arithmetic, jit=False),
+    Gate("G2 isolated", modules, isolated=True),
+    Gate("G3", ceilings),
+    Gate("G5", decisions),
+    Gate("G1 training", algebra, training=True),
+    Gate("G1 training isolated", modules, training=True, isolated=True, float64=True),
+    Gate("G4", kinks, training=True),
+    Gate("G2 training", arithmetic, training=True),
+    Gate("G2 training eager", arithmetic, training=True, jit=False),
+    Gate("G2 training isolated", modules, training=True, isolated=True),
+    Gate("G3 training", ceilings, training=True),
+)
+
+FORWARD = tuple(gate.name for gate in _TABLE if not gate.training)
+"""The gates of evaluation mode, by name, in the order of a check."""
+
+TRAINING = tuple(gate.name for gate in _TABLE if gate.training)
+"""The gates of training mode: gradients, statistics, the loss."""
+
+GATES = (*FORWARD, *TRAINING)
+"""The names of all gates, in the order of a check."""
+
+
+def judge(name: str, evidence: Evidence) -> GateResult:
+    """Lets a gate judge; a network that raises has failed it."""
+    gate = next(gate for gate in _TABLE if gate.name == name)
+    if evidence.pair.is_function and (gate.training or gate.isolated):
+        reason = "a function shows no modules, and has no training mode"
+        return gate.result("modules", (), reason)
+    try:
+        return gate.rule(evidence, gate)
+    except ModuleError as failure:
+        row = Row(failure.path, False, note=failure.what)
+        return gate.result("both networks run", (row,))
+
+
+def _both(phase: Phase, run: Run) -> Iterator[tuple[Quantity, Deviation | None]]:
+    """Yields every quantity of the reference and of a run, in order."""
+    for quantity in phase.reference.values:
+        if quantity.kind != "input":
+            yield quantity, run.deviations.get(quantity)
+    for quantity in run.deviations:
+        if quantity not in phase.reference.values:
+            yield quantity, None
+
+
+def _exact(quantity: Quantity, found: Deviation, growth: float) -> Row:
+    kind = quantity.kind.removesuffix(" at ties")
+    limit = tolerances.algebra_limit(kind, growth)
+    ok = found.finite and found.l2 <= limit
+    return Row(
+        *(quantity.name, ok, quantity.kind, found.l2, limit, _note(found)),
+        _figures(found),
+    )
+
+
+def _symmetric(
+    evidence: Evidence,
+    quantity: Quantity,
+    torch: Deviation,
+    flax: Deviation,
+    size: int,
+    growth: tuple[float, float],
+) -> Row:
+    dtype = evidence.arithmetic
+    k = tolerances.arithmetic_factor(dtype, size)
+    floor, floor_max = (tolerances.arithmetic_floor(dtype, by) for by in growth)
+    # Both ways: a twin that is wrong only in this dtype may be either.
+    uses = [
+        (a.l2 / (k * max(b.l2, floor)), a.max / (2 * k * max(b.max, floor_max)))
+        for a, b in ((flax, torch), (torch, flax))
+    ]
+    use = max(map(max, uses))
+    return Row(
+        quantity.name,
+        ok=torch.finite and flax.finite and use <= 1,
+        kind=quantity.kind,
+        error=flax.l2,
+        limit=k * max(torch.l2, floor),
+        note=_note(flax) or _note(torch),
+        figures={
+            "torch": _figures(torch),
+            "flax": _figures(flax),
+            "ratio": ratio(flax.l2, torch.l2),
+            "use": use,
+        },
+    )
+
+
+def _in_one_dtype(row: Row, torch_run: Run, flax_run: Run) -> Row:
+    ours, theirs = torch_run.dtypes[row.name], flax_run.dtypes[row.name]
+    if ours == theirs:
+        return row
+    return replace(row, ok=False, note=f"is {theirs} in Flax, {ours} in torch")
+
+
+def _each_symmetric(
+    evidence: Evidence, isolated: Isolation, tap: str, found: Mapping[str, Deviations]
+) -> Iterator[Row]:
+    for quantity in {**found["flax"], **found["torch"]}:
+        flax, torch = (found[name].get(quantity) for name in ("flax", "torch"))
+        if torch is None or flax is None:
+            yield _not_handed(quantity, "torch" if torch is None else "Flax")
+        else:
+            size, growth = isolated.size(quantity), isolated.growth(quantity, tap)
+            yield _symmetric(evidence, quantity, torch, flax, size, growth)
+
+
+def _counted(evidence: Evidence, found: Deviations) -> Deviations:
+    if evidence.counts_batches:
+        return found
+    return {q: d for q, d in found.items() if q.name.rpartition(".")[2] != COUNTER}
+
+
+def _not_handed(quantity: Quantity, where: str) -> Row:
+    note = f"is missing, or has another shape, in {where}"
+    if quantity.kind == "input":
+        note = f"is handed nothing, or another shape, in {where}"
+    elif quantity.kind == "state":
+        note = "the run changes it in one network only"
+    return Row(quantity.name, False, quantity.kind, float("inf"), note=note)
+
+
+def _unmatched(evidence: Evidence, phase: Phase, run: Run, quantity: Quantity) -> Row:
+    kind, tap = quantity
+    ours = quantity in phase.reference.values
+    if ours and quantity in run.deviations:
+        note = "has another shape in Flax"
+        return Row(tap, False, kind, float("inf"), note=note)
+    where = "torch" if ours else "Flax"
+    if kind == "state":
+        return Row(
+            tap, False, kind, float("inf"), note=f"the run changes it in {where}"
+        )
+    learns = any(
+        name.rpartition(".")[0] == path_of(tap)
+        for state in evidence.states.values()
+        for name in state
+    )
+    counts = evidence.counts_batches or not tap.endswith(COUNTER)
+    state = kind in ("parameter gradient", "statistic") and counts
+    if learns or tap == OUTPUT or state:
+        return Row(tap, False, kind, float("inf"), note=f"is in {where} only")
+    # An activation, an empty place or a container under another name, as in timm's
+    # networks. What it does is judged where its result arrives: at the next layer.
+    return Row(tap, True, kind, note=f"is in {where} only, not compared")
+
+
+def _note(found: Deviation) -> str:
+    return "" if found.finite else "not finite"
+
+
+def _figures(found: Deviation) -> dict[str, Any]:
+    return {
+        "l2": found.l2,
+        "max": found.max,
+        "p50": found.p50,
+        "p99": found.p99,
+        "worst": list(found.worst),
+        "value": found.value,
+        "expected": found.expected,
+    }

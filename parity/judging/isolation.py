@@ -1,0 +1,181 @@
+"""One module at a time, on what the reference had there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+
+import numpy as np
+
+from parity import machine
+from parity.judging.distance import Deviation
+from parity.judging.reference import Growth, Reference, Values, grown
+from parity.judging.tolerances import FLOAT64
+from parity.machine import Precision, float32_precision
+from parity.running.experiments import Callee, Experiment
+from parity.running.nudge import nudged
+from parity.running.pair import Pair
+from parity.running.taps import ModuleError, Quantity
+
+Deviations = Mapping[Quantity, Deviation | None]
+
+OFTEN = 32
+"""Modules after which freed memory is given back; it takes time to get it again."""
+
+TIES = " at ties"
+"""Ends the kind of what a module gave for an input with many equal values."""
+
+
+class Isolation:
+    """Experiments with every module: its errors are its own, for none travels.
+
+    Args:
+        pair: both networks.
+        reference: what each module is given, and shall give.
+        common: the taps that both networks have; what lies between is part of the
+            module around.
+        precision: of float32 on accelerators.
+        progress: told which module is next.
+
+    Attributes:
+        found: by tap, then by network: ``"torch"``, ``"flax"``, ``"flax in float64"``.
+        failed: by tap, why there is nothing to compare.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        reference: Reference,
+        common: Sequence[str],
+        *,
+        precision: Precision,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._reference = reference
+        self._common = common
+        self._precision: Precision = precision
+        self._workbenches = pair.workbenches(training=reference.objective is not None)
+        self._magnified: dict[Quantity, Growth] = {}
+        self._inward: dict[str, np.ndarray] = {}  # gradients, by what calls are given
+        self.found: dict[str, dict[str, Deviations]] = {}
+        self.failed: dict[str, str] = {}
+        for number, tap in enumerate(common):
+            if number % OFTEN == 0:
+                machine.give_back()
+            progress(tap)
+            try:
+                self.found[tap] = self._try(tap)
+            except ModuleError as failure:
+                self.failed[tap] = failure.what
+        del self._workbenches, self._inward
+
+    def growth(self, quantity: Quantity, tap: str) -> Growth:
+        """Does what :meth:`Reference.growth` does for what an experiment gives."""
+        by_l2, by_max = self._magnified.get(quantity, (1.0, 1.0))
+        of_one = partial(self._reference.growth_of_one, quantity, tap)
+        return of_one(by_l2), of_one(by_max)
+
+    def size(self, quantity: Quantity) -> int:
+        """How many values a quantity of an experiment has."""
+        kind = quantity.kind.removesuffix(TIES)
+        kind = "input" if kind == "input gradient" else kind
+        return self._reference.values[Quantity(kind, quantity.name)].size
+
+    def _try(self, tap: str) -> dict[str, Deviations]:
+        setup = self._setup(tap)
+        expected = self._expected(setup)
+        found = self._networks(setup, expected)
+        for draw in self._reference.draws:
+            moved = self._workbenches.run("torch", _nudged(setup, draw), float64=True)
+            for quantity, by in self._deviations(moved, expected).items():
+                growth = grown(by, self._magnified.get(quantity))
+                self._magnified[quantity] = growth
+        if setup.gradient is None or self._reference.has_state(tap):
+            return found
+        tied = _with_ties(setup)
+        expected = self._workbenches.run("torch", tied, float64=True)
+        more = self._networks(tied, expected)
+        return {name: {**found[name], **_named(more[name])} for name in found}
+
+    def _setup(self, tap: str) -> Experiment:
+        values = self._reference.values
+        calls = [
+            Callee(
+                other, values[Quantity("output", other)], self._inward.pop(other, None)
+            )
+            for other in self._callees.get(tap, [])
+        ]
+        gradient = values.get(Quantity("gradient", tap))
+        return Experiment(tap, self._reference.input(tap), gradient, calls)
+
+    @cached_property
+    def _callees(self) -> dict[str, list[str]]:
+        """The common taps that each calls, in order, those between left out."""
+        callers = self._reference.calls.callers
+        common = set(self._common)
+        found: dict[str, list[str]] = {}
+        for tap in callers:
+            caller = callers[tap]
+            while caller and caller not in common:
+                caller = callers[caller]
+            if tap in common:
+                found.setdefault(caller, []).append(tap)
+        return found
+
+    def _expected(self, setup: Experiment) -> Values:
+        if setup.gradient is None:
+            values = self._reference.values
+            output = Quantity("output", setup.tap)
+            handed = [Quantity("input", callee.tap) for callee in setup.calls]
+            return {quantity: values[quantity] for quantity in [output, *handed]}
+        expected = self._workbenches.run("torch", setup, float64=True)
+        self._check_steady(setup.tap, expected)
+        self._inward[setup.tap] = expected[Quantity("input gradient", setup.tap)]
+        return expected
+
+    def _check_steady(self, tap: str, found: Values) -> None:
+        """Notes a torch module that gives something else than in the whole network.
+
+        One that is random, or remembers: whatever is measured of it says nothing.
+        """
+        output = Quantity("output", tap)
+        expected = self._reference.values[output]
+        by = self._reference.deviation(output, found[output], expected)
+        if by is None or (by.finite and by.l2 > FLOAT64["output"]):
+            self.failed[tap] = "does not compute the same twice in torch"
+
+    def _networks(self, setup: Experiment, expected: Values) -> dict[str, Deviations]:
+        with float32_precision(self._precision):
+            found = {
+                "torch": self._workbenches.run("torch", setup),
+                "flax": self._workbenches.run("flax", setup),
+            }
+        found["flax in float64"] = self._workbenches.run("flax", setup, float64=True)
+        return {
+            name: self._deviations(values, expected) for name, values in found.items()
+        }
+
+    def _deviations(self, values: Values, expected: Values) -> Deviations:
+        return {
+            quantity: self._reference.deviation(
+                quantity, values.get(quantity), expected.get(quantity)
+            )
+            for quantity in {**expected, **values}
+        }
+
+
+def _nudged(setup: Experiment, draw: int) -> Experiment:
+    """The same with all that is given moved by float64's roundoff."""
+    calls = [Callee(c.tap, nudged(c.output, draw), c.gradient) for c in setup.calls]
+    return Experiment(setup.tap, nudged(setup.input, draw), setup.gradient, calls)
+
+
+def _with_ties(setup: Experiment) -> Experiment:
+    """The same with the input on a coarse grid, so that many values are equal, or 0."""
+    x = setup.input
+    step = 2.0 ** np.round(np.log2(max(float(x.std()), 1e-30)))
+    return Experiment(setup.tap, np.round(x / step) * step, setup.gradient)
+
+
+def _named(found: Deviations) -> Deviations:
+    return {Quantity(kind + TIES, name): value for (kind, name), value in found.items()}

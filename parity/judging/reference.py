@@ -1,0 +1,240 @@
+"""The torch network in float64, on which everything else is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from functools import cached_property
+from math import prod, sqrt
+from pathlib import Path
+
+import numpy as np
+
+from parity.judging.distance import Deviation, deviation
+from parity.judging.kinks import Kinks
+from parity.judging.tolerances import GROWTH_MOST, growth_of_product, growth_of_sum
+from parity.running.nudge import NUDGE
+from parity.running.objective import Objective
+from parity.running.pair import Pair
+from parity.running.spool import Spool
+from parity.running.taps import LOSS, OUTPUT, Branch, Calls, Quantity, Visit, path_of
+from parity.weights.names import Shape
+
+Values = MutableMapping[Quantity, np.ndarray]
+ENOUGH = 2**22
+"""Values of all taps together, from which one nudge tells the growth."""
+
+Growth = tuple[float, float]
+"""How many times larger than a rounding an error has grown: of e, and of m."""
+
+
+class Reference:
+    """A run of the torch network in float64, and what it says about rounding.
+
+    Args:
+        pair: both networks.
+        images: float array (n, c, h, w).
+        objective: what is differentiated, in training mode; ``None`` in evaluation
+            mode.
+        folder: where arrays are kept meanwhile.
+        progress: told what is about to be computed.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        images: np.ndarray,
+        *,
+        objective: Objective | None,
+        folder: Path,
+        progress: Callable[[str], None],
+    ) -> None:
+        self.objective = objective
+        self._pair = pair
+        self._images = images
+        self._progress = progress
+        mode = "" if objective is None else " in training"
+        progress(f"torch in float64{mode}")
+        self.values: Values = Spool(folder)
+        """Every quantity, in order."""
+        self.calls: Calls = self.run(self.values.__setitem__)
+        self.values.finished()
+        taps = [quantity for quantity in self.values if quantity.kind == "output"]
+        self.shapes: dict[str, Shape] = {
+            tap.name: self.values[tap].shape for tap in taps
+        }
+        """The shape of every tap."""
+
+    def run(
+        self, visit: Visit, *, branch: Branch | None = None, nudge: int | None = None
+    ) -> Calls:
+        """Runs it once more.
+
+        Args:
+            visit: called with each quantity and its value, which is only good until
+                the call returns.
+            branch: where kinks shall go another way than its own.
+            nudge: with state and images moved by float64's roundoff, up or down as
+                this draw says.
+        """
+        if self.objective is None:
+            return self._pair.torch.forward(
+                self._images, visit, float64=True, nudge=nudge
+            )
+        return self._pair.torch.training(
+            *(self._images, self.objective, visit),
+            branch=branch,
+            float64=True,
+            nudge=nudge,
+        )
+
+    def input(self, tap: str) -> np.ndarray:
+        """Returns what a module's call was given."""
+        return self.values[Quantity("input", tap)]
+
+    def has_state(self, tap: str) -> bool:
+        """Whether the module has parameters or buffers, or one inside has."""
+        path = path_of(tap)
+        inside = f"{path}." if path else ""
+        return any(name.startswith(inside) for name in self._state)
+
+    @cached_property
+    def kinks(self) -> Kinks:
+        """Its rectifiers and pools."""
+        return Kinks(self._pair, list(self.shapes))
+
+    @cached_property
+    def way(self) -> dict[str, np.ndarray]:
+        """Which way it took at each of them."""
+        return self.kinks.way(self.values, self.values)
+
+    @cached_property
+    def _state(self) -> dict[str, Shape]:
+        return {name: array.shape for name, array in self._pair.torch.state().items()}
+
+    @cached_property
+    def _depths(self) -> dict[str, int]:
+        """How many layers with a kernel have run at each tap."""
+        depths: dict[str, int] = {}
+        depth = 0
+        for tap in self.shapes:
+            kernel = self._state.get(f"{path_of(tap)}.weight")
+            depth += kernel is not None and len(kernel) > 1
+            depths[tap] = depth
+        return depths
+
+    def _layers(self, quantity: Quantity) -> int:
+        """How many layers a quantity has come through: a gradient there and back."""
+        kind, name = quantity
+        depths = self._depths
+        at = depths.get(name, depths.get(name.rpartition(".")[0], 0))
+        there_and_back = 2 * depths[OUTPUT] - at
+        return max(there_and_back if "gradient" in kind else at, 1)
+
+    def growth(self, quantity: Quantity) -> Growth:
+        """How many times larger than a rounding an error has grown: of e, and of m.
+
+        The root of the layers behind it, as of a random walk, or more where the network
+        magnifies errors. This is measured: the reference is run once more with state
+        and images moved by float64's roundoff, and what that moves the quantity by is
+        divided by it.
+        """
+        layers = sqrt(self._layers(quantity))
+        by_l2, by_max = self._magnified.get(quantity, (1.0, 1.0))
+        if quantity == LOSS:  # one number, which a nudge may happen to leave alone
+            of_output = self.growth(Quantity("output", OUTPUT))
+            by_l2, by_max = max(by_l2, of_output[0]), max(by_max, of_output[1])
+        return max(layers, by_l2), max(layers, by_max)
+
+    @cached_property
+    def _magnified(self) -> dict[Quantity, Growth]:
+        mode = "" if self.objective is None else " in training"
+        self._progress(f"torch in float64{mode}, nudged")
+        found: dict[Quantity, Growth] = {}
+
+        def visit(quantity: Quantity, value: np.ndarray) -> None:
+            if quantity.kind != "input" and quantity in self.values:
+                moved = self.deviation(quantity, value, self.values[quantity])
+                found[quantity] = grown(moved, found.get(quantity))
+
+        for draw in self.draws:
+            self.run(visit, nudge=draw)
+        return found
+
+    @property
+    def draws(self) -> range:
+        """How often to nudge: of few values one draw may happen to move nothing."""
+        values = sum(map(prod, self.shapes.values()))
+        return range(min(max(ENOUGH // values, 1), 8))
+
+    def growth_of_one(self, quantity: Quantity, tap: str, magnified: float) -> float:
+        """Does what :meth:`growth` does for one module, whose sums add to it.
+
+        Args:
+            quantity: what its experiment gives.
+            tap: its call.
+            magnified: what a nudge moves the quantity by.
+        """
+        kernel = self._state.get(f"{path_of(tap)}.weight")
+        outputs, inputs = self.shapes[tap], self.input(tap).shape
+        positions = prod(outputs) // outputs[1] if len(outputs) > 1 else 1
+        of_bias = quantity.name.endswith(".bias")
+        if kernel is None or len(kernel) == 1 or of_bias:
+            # A norm's statistics, a pool's mean.
+            return max(growth_of_sum(max(positions, prod(inputs[2:]))), magnified)
+        terms = prod(kernel[1:])
+        if quantity.kind == "parameter gradient":
+            terms = positions
+        elif quantity.kind == "input gradient":
+            terms = prod(kernel) // inputs[1]
+        # Where a sum's terms cancel, its partial sums are larger than the sum: what is
+        # rounded off these counts as often more.
+        return min(growth_of_product(terms) * magnified, GROWTH_MOST)
+
+    def deviation(
+        self,
+        quantity: Quantity,
+        value: np.ndarray | None,
+        expected: np.ndarray | None,
+    ) -> Deviation | None:
+        """Measures a value of a quantity; ``None`` where the two cannot be compared."""
+        if value is None or expected is None or value.shape != expected.shape:
+            return None
+        return deviation(value, expected, terms=self._terms.get(quantity))
+
+    @cached_property
+    def _terms(self) -> dict[Quantity, np.ndarray]:
+        """What sums over the batch and the map are measured against: sums of sizes.
+
+        Such a sum's rounding errors are those of its terms, however much these cancel.
+        They may do so completely: a bias before a batch norm in training mode has no
+        effect, and its gradient no digit that could agree.
+        """
+        found = {}
+        for quantity in self.values:
+            kind, name = quantity
+            path, _, leaf = name.rpartition(".")
+            by_output = self.values.get(Quantity("gradient", path))
+            if kind != "parameter gradient" or by_output is None:
+                continue
+            if self.values[quantity].shape != by_output.shape[1:2]:
+                continue
+            terms = np.abs(by_output)
+            axes = tuple(axis for axis in range(terms.ndim) if axis != 1)
+            if leaf == "weight":  # of a norm: each gradient times the normal value
+                x = self.values[Quantity("input", path)]
+                deviation = x.std(axes, keepdims=True)
+                centred = np.abs(x - x.mean(axes, keepdims=True))
+                terms *= centred / np.where(deviation > 0, deviation, 1)
+            found[quantity] = terms.sum(axes)
+        return found
+
+
+def grown(moved: Deviation | None, before: Growth | None) -> Growth:
+    """Returns the growth of what a nudge moved by so much, or that of another draw."""
+    by_l2, by_max = before or (1.0, 1.0)
+    if moved is None:
+        return by_l2, by_max
+    return (
+        min(max(by_l2, moved.l2 / NUDGE), GROWTH_MOST),
+        min(max(by_max, moved.max / NUDGE), GROWTH_MOST),
+    )

@@ -1,0 +1,158 @@
+"""Every tolerance of the project, in one table. NaN and shapes have none.
+
+e is the distance to a float64 run over that run's norm (2-norm), m the same with
+maximum norms. No figure here is absolute: a tolerance that is would hide small values.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import NamedTuple
+
+FLOAT64 = {
+    "input": 1e-12,
+    "output": 1e-12,
+    "loss": 1e-12,
+    "gradient": 1e-11,
+    "input gradient": 1e-11,
+    "parameter gradient": 1e-11,
+    "statistic": 1e-11,
+    "state": 1e-11,
+}
+"""Gate G1: float64 against float64, by kind of quantity."""
+
+
+def algebra_limit(kind: str, growth: float) -> float:
+    """Returns the error that gate G1 grants a quantity.
+
+    Args:
+        kind: see :class:`parity.running.taps.Quantity`.
+        growth: how many times rounding errors have grown; see
+            :meth:`parity.judging.reference.Reference.growth`. In training mode batch
+            norms over few values magnify them so much in deep networks that no
+            implementation in float64 meets the table; then it is sixteen roundings,
+            grown.
+    """
+    return max(FLOAT64[kind], 16 * UNIT_ROUNDOFF["float64"] * growth)
+
+
+AFTER_STEPS = 1e-10
+"""Gate G1 after twenty training steps: parameters, buffers, losses, logits."""
+
+AFTER_STEPS_NUDGED = 1e-9
+"""What a nudge of one roundoff may move an entry by and still be believed.
+
+A bias before a batch norm has no effect: its gradient is all rounding errors, which
+Adam divides by their own size. Then the limit is sixteen times what the nudge does.
+"""
+
+
+def steps_limit(moved: float) -> float:
+    """Returns the error that is granted after twenty steps, from what a nudge does."""
+    return max(AFTER_STEPS, 16 * min(moved, AFTER_STEPS_NUDGED))
+
+
+G1_FORWARD = FLOAT64["output"]
+
+FLOAT64_BUFFERS = FLOAT64["statistic"]
+
+UNIT_ROUNDOFF = {
+    "bfloat16": 2.0**-8,
+    "float16": 2.0**-11,
+    "tf32": 2.0**-11,
+    "float32": 2.0**-24,
+    "float64": 2.0**-53,
+}
+
+LARGE = 1000
+"""Elements from which a tensor's error is an average, not a draw."""
+
+
+BLOCK = 64
+"""Terms of a matrix product that cost no more than the rounding of its result."""
+
+SERIAL = 32
+"""Terms of a plain sum that do not."""
+
+
+def arithmetic_factor(dtype: str, size: int) -> float:
+    """Returns k of gate G2: how many times worse one twin may be than the other."""
+    return 2.0 if dtype in ("float32", "float64") and size >= LARGE else 3.0
+
+
+def arithmetic_floor(dtype: str, growth: float) -> float:
+    """Returns the error that gate G2 grants any implementation.
+
+    Args:
+        dtype: that is computed in.
+        growth: how many times rounding errors have grown; see
+            :meth:`parity.judging.reference.Reference.growth`.
+    """
+    return 4 * UNIT_ROUNDOFF[dtype] * growth
+
+
+def growth_of_product(terms: int) -> float:
+    """Returns the growth of rounding errors in a matrix product's sums.
+
+    They add like a random walk, in blocks.
+    """
+    return sqrt(max(1.0, terms / BLOCK))
+
+
+def growth_of_sum(terms: int) -> float:
+    """Returns the growth of rounding errors in a plain sum.
+
+    XLA adds serially on a CPU, and where all terms have one sign every rounding may
+    have one too: 384 equal terms gave 58 roundoffs, and gave torch one and a half.
+    """
+    return max(1.0, terms / SERIAL)
+
+
+GROWTH_MOST = 1e6
+"""Growth that is believed: a network that is random gives any, and may not excuse all.
+
+Small batches and small maps have been seen to reach some thousands.
+"""
+
+
+class Ceiling(NamedTuple):
+    """What no good implementation exceeds, as e over the growth of rounding errors."""
+
+    ceiling: float
+    measured: float
+
+
+CEILINGS = {
+    "float32": Ceiling(1e-6, measured=1.4e-7),
+    "float16": Ceiling(2e-3, measured=2.4e-4),
+    "bfloat16": Ceiling(2e-2, measured=2.9e-3),
+    "float64": Ceiling(2e-15, measured=2.8e-16),
+    "tf32": Ceiling(2e-3, measured=1.1e-4),
+}
+"""Measured on resnet18 and resnet50 at 64x48, in both modes, every tap and gradient.
+
+``tests/judging/test_ceilings.py`` measures again; a ceiling twenty times above what is
+measured fails there. TF32 is an accelerator's (docs/accelerator.md: resnet18, NVIDIA
+H100). For resnet50 in evaluation mode, a growth of 7, float32's is 7e-6.
+"""
+
+
+def ceiling(dtype: str, growth: float) -> float:
+    """Returns the error of gate G3 that even two equally bad twins must not have."""
+    return CEILINGS[dtype].ceiling * growth
+
+
+def gradient_ceiling(dtype: str, growth: float, layers: int) -> float:
+    """Returns the error that a whole gradient must not have, kinks and all.
+
+    Where a map is wrong by a share e of its size, about that share of its units is on
+    the other side of a rectifier's kink, and these carry the root of e of the
+    gradient's 2-norm; the layers' add up. Gate G4 looks at each kink; this is for a run
+    seen from outside. Measured: 3.2e-3 for resnet18 in float32 at 224x224, of 1.1e-2.
+
+    Args:
+        dtype: that is computed in.
+        growth: of rounding errors in the maps.
+        layers: of the network.
+    """
+    return min(0.6, sqrt(layers * ceiling(dtype, growth)))

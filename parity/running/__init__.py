@@ -1,0 +1,1 @@
+"""One network run and watched."""

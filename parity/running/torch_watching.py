@@ -1,0 +1,45 @@
+"""Watching the calls of a torch network's modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from parity.running.taps import (
+    Around,
+    Invocation,
+)
+
+
+@contextmanager
+def watched(model: nn.Module, around: Around) -> Iterator[None]:
+    """Puts something around the call of every module, hooks of its own included."""
+    modules = dict(model.named_modules())
+    try:
+        for path, module in modules.items():
+            vars(module)["_watched_by"] = around, path
+            module.__class__ = _listening(type(module))
+        yield
+    finally:
+        for module in modules.values():
+            if vars(module).pop("_watched_by", None) is not None:
+                module.__class__ = type(module).__mro__[1]
+
+
+@cache
+def _listening(cls: type[nn.Module]) -> type[nn.Module]:
+    class Listening(cls):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            result = partial(super().__call__, *args, **kwargs)
+            if not args or not isinstance(args[0], Tensor):
+                return result()
+            around, path = vars(self)["_watched_by"]
+            return around(Invocation(path, self, args[0], result))
+
+    Listening.__name__ = cls.__name__
+    Listening.__qualname__ = cls.__qualname__
+    return Listening

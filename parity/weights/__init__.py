@@ -1,0 +1,1 @@
+"""A state: its names and layouts, into and out of a model."""

@@ -1,0 +1,90 @@
+"""How a Flax parameter is called and laid out in torch: one rule, no table per model.
+
+The paths of both twins are the same, so only the leaf's name and the order of its axes
+differ. torch has (out, in, *space), Flax (*space, in, out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+TORCH_LEAF: Mapping[str, str] = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+    "num_batches_tracked": "num_batches_tracked",
+}
+"""Name of a leaf in Flax → name of the same leaf in torch."""
+
+COUNTER = "num_batches_tracked"
+
+
+def in_torch_order(children: Iterable[str], declared: Sequence[str] = ()) -> list[str]:
+    """Sorts the names of a module's children as torchvision's modules register them.
+
+    Numbers come in order; in a block ``conv1 bn1 conv2 bn2 … relu downsample``.
+
+    Args:
+        children: the names.
+        declared: those of them whose order the module knows itself.
+    """
+
+    def rank(name: str) -> tuple[int, int, int]:
+        if name in declared:
+            return (0, declared.index(name), 0)
+        word = name.rstrip("0123456789")
+        number = int(name[len(word) :] or -1)
+        if word in ("", "conv", "bn"):
+            return (1, number, word == "bn")
+        return (2, _LAST.index(word) if word in _LAST else len(_LAST), number)
+
+    return sorted(children, key=rank)
+
+
+_LAST = ("relu", "downsample")
+
+
+def torch_shape(leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape that a Flax leaf has in torch."""
+    if leaf == COUNTER:
+        return ()
+    return tuple(shape[axis] for axis in _to_torch(len(shape)))
+
+
+def to_torch(leaf: str, array: np.ndarray) -> np.ndarray:
+    """Returns a Flax leaf's value as torch lays it out, in memory of its own."""
+    if leaf == COUNTER:  # two words, low first; see resnet_flax.layers.BatchNorm2d
+        low, high = array.tolist()
+        return np.array(high << 32 | low, np.uint64).view(np.int64)
+    return np.array(array.transpose(_to_torch(array.ndim)), order="C")
+
+
+def to_flax(leaf: str, array: np.ndarray) -> np.ndarray:
+    """Returns a torch leaf's value as Flax lays it out, in memory of its own."""
+    if leaf == COUNTER:
+        count = int(array.view(np.uint64))
+        return np.array([count & 0xFFFFFFFF, count >> 32], np.uint32)
+    axes = np.argsort(_to_torch(array.ndim))
+    return np.array(array.transpose(axes), order="C")
+
+
+def _to_torch(rank: int) -> tuple[int, ...]:
+    if rank < 2:
+        return tuple(range(rank))
+    return (rank - 1, rank - 2, *range(rank - 2))
+
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Shape and dtype of one entry of a state, as torch has it."""
+
+    shape: Shape
+    dtype: str

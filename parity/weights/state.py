@@ -1,0 +1,188 @@
+"""The state of either twin as numpy arrays in torchvision's names and layouts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from types import ModuleType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from parity.weights.digest import digest
+from parity.weights.names import Entry
+from parity.weights.strict import require
+
+DTYPES = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+    "int64": np.dtype(np.int64),
+}
+"""The dtypes that a state may have, by the name that both frameworks give them."""
+
+
+def adapter(model: Any) -> ModuleType:
+    """Returns parity's hands on this model, importing no framework but the model's.
+
+    Raises:
+        TypeError: the model is neither a torch nor a Flax NNX module.
+    """
+    for cls in type(model).__mro__:
+        if cls.__module__.startswith("torch.nn."):
+            from parity.weights import torch_state
+
+            return torch_state
+        if cls.__module__.startswith("flax.nnx."):
+            from parity.weights import flax_state
+
+            return flax_state
+    raise TypeError(
+        f"got {type(model).__name__}; parity takes a torch.nn.Module or a "
+        "flax.nnx.Module"
+    )
+
+
+def state_dict(model: Any) -> dict[str, np.ndarray]:
+    """Copies the state of either twin.
+
+    Args:
+        model: a torch module, or a Flax NNX module made of layers named as torch's.
+
+    Returns:
+        torchvision's names, in its order, to arrays in torchvision's layouts: kernels
+        OIHW, linear weights (out, in), ``num_batches_tracked`` a scalar int64. bfloat16
+        is numpy's ``ml_dtypes.bfloat16``.
+
+    Raises:
+        TypeError: the model belongs to neither framework.
+    """
+    return adapter(model).state(model)
+
+
+def entries(model: Any) -> dict[str, Entry]:
+    """Lists names, shapes and dtypes of a model's state, in torch's terms and order.
+
+    Args:
+        model: a torch or Flax NNX module; one without data is enough.
+
+    Raises:
+        TypeError: the model belongs to neither framework.
+    """
+    return adapter(model).entries(model)
+
+
+def digest_of(model: Any) -> str:
+    """Returns the sha256 of a model's state; both twins of one network have the same.
+
+    Args:
+        model: a torch or Flax NNX module with data.
+    """
+    return digest(state_dict(model))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What :func:`load_state_dict` did with the entries that it was told to ignore.
+
+    Args:
+        left_out: entries of the mapping that were not loaded.
+        kept: entries of the model that are as they were.
+    """
+
+    left_out: tuple[str, ...]
+    kept: tuple[str, ...]
+
+    def __str__(self) -> str:
+        def names(group: tuple[str, ...]) -> str:
+            return ", ".join(group) or "nothing"
+
+        return f"left out {names(self.left_out)}; kept {names(self.kept)}"
+
+
+def load_state_dict(
+    model: Any, mapping: Mapping[str, Any], *, ignore: str | Sequence[str] = ()
+) -> Loaded:
+    """Writes a state into either twin, all of it or nothing, bit for bit.
+
+    Args:
+        model: a torch module or a Flax NNX module; one without data (on torch's meta
+            device, or from ``nnx.eval_shape``) gets its data here.
+        mapping: as :func:`state_dict` returns it. Tensors of torch and arrays of JAX
+            are taken too.
+        ignore: pattern or patterns of names, as ``"fc.*"``, that are not loaded,
+            whether the mapping, the model or both have them: the way to another head.
+
+    Returns:
+        What was left out, and what the model kept; nothing without ``ignore``.
+
+    Raises:
+        CheckpointError: entries are missing, unexpected, of another shape or of another
+            dtype. All of them are reported together, and the model is unchanged.
+        TypeError: the model belongs to neither framework.
+        ValueError: the model has no data for what is ignored.
+    """
+    hands = adapter(model)
+    expected = hands.entries(model)
+    patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    arrays, bad = convertible(mapping)
+
+    def ignored(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(n for n in names if any(fnmatchcase(n, p) for p in patterns))
+
+    found = Loaded(left_out=ignored([*arrays, *bad]), kept=ignored(expected))
+    if found.kept and not hands.has_data(model):
+        raise ValueError(
+            f"the model has no data, and none would come for {', '.join(found.kept)}. "
+            "Make it with weights of its own"
+        )
+    for name in found.left_out:
+        arrays.pop(name, None)
+        bad.pop(name, None)
+    wanted = {name: e for name, e in expected.items() if name not in found.kept}
+    require(arrays, wanted, bad=bad)
+    hands.assign(model, arrays)
+    return found
+
+
+def as_array(value: Any) -> np.ndarray:
+    """Returns a value of any of the three libraries as a numpy array, bit for bit.
+
+    Raises:
+        ValueError: it is no dense tensor or array of numbers.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        if value.is_meta or value.layout != torch.strided:
+            what = "without data" if value.is_meta else str(value.layout)
+            raise ValueError(f"is a tensor {what}")
+        from parity.weights import torch_state
+
+        try:
+            return torch_state.to_numpy(value)
+        except TypeError as error:  # numpy has no float8
+            raise ValueError(f"is a tensor of {value.dtype}") from error
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiubc" and array.dtype not in DTYPES.values():
+        raise ValueError(f"is a {type(value).__name__}")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def convertible(
+    mapping: Mapping[str, Any],
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns a mapping's values as arrays, and what is wrong with the others."""
+    arrays: dict[str, np.ndarray] = {}
+    bad: dict[str, str] = {}
+    for name, value in mapping.items():
+        try:
+            if not isinstance(name, str):
+                raise ValueError("is a name that is no text")
+            arrays[name] = as_array(value)
+        except ValueError as error:
+            bad[str(name)] = str(error)
+    return arrays, bad

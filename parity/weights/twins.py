@@ -1,0 +1,88 @@
+"""Twins without data, and the weights that a user asks for by name, file or seed."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from parity.weights.names import Entry
+from parity.weights.state import entries, load_state_dict
+from resnet_spec import ResNetConfig
+
+
+def abstract_torch(config: ResNetConfig, *, param_dtype: str = "float32") -> Any:
+    """Returns the torch twin on the meta device; loading a state gives it data."""
+    import torch
+
+    import resnet_torch
+
+    with torch.device("meta"):
+        model = resnet_torch.create_model(config).eval()
+        return model.to(getattr(torch, param_dtype))
+
+
+def abstract_flax(
+    config: ResNetConfig, *, dtype: str | None = None, param_dtype: str = "float32"
+) -> Any:
+    """Returns the Flax twin without arrays; loading a state gives it data."""
+    import jax
+    from flax import nnx
+
+    import resnet_flax
+
+    def create() -> resnet_flax.ResNet:
+        # One key for all: nothing is drawn, and nnx.Rngs, traced, takes time that grows
+        # with the square of the draws (85 s for cifar_resnet1202).
+        rngs: Any = SimpleNamespace(params=lambda: jax.random.key(0))
+        return resnet_flax.create_model(
+            config, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+        )
+
+    model = nnx.eval_shape(create)
+    model.eval()
+    return model
+
+
+ABSTRACT = {"torch": abstract_torch, "flax": abstract_flax}
+
+
+def entries_of(config: ResNetConfig) -> dict[str, Entry]:
+    """Lists names, shapes and dtypes of a network's state, from whichever twin is here.
+
+    Raises:
+        ModuleNotFoundError: neither framework is installed.
+    """
+    framework = "torch" if find_spec("torch") is not None else "flax"
+    return entries(ABSTRACT[framework](config))
+
+
+def create(framework: str, config: ResNetConfig, *, seed: int) -> Any:
+    """Returns a twin as training starts from it, in training mode."""
+    if framework == "torch":
+        import torch
+
+        import resnet_torch
+
+        generator = torch.Generator().manual_seed(seed)
+        return resnet_torch.create_model(config, generator=generator)
+    from flax import nnx
+
+    import resnet_flax
+
+    return resnet_flax.create_model(config, rngs=nnx.Rngs(seed))
+
+
+def build(framework: str, config: ResNetConfig, state: dict[str, np.ndarray]) -> Any:
+    """Returns a twin in evaluation mode, with this state.
+
+    Args:
+        framework: ``"torch"`` or ``"flax"``.
+        config: the network.
+        state: in float32, as :func:`weights_for` returns it.
+    """
+    model = ABSTRACT[framework](config)
+    load_state_dict(model, state)
+    return model

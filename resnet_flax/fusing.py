@@ -1,0 +1,97 @@
+"""Batch norms folded into the convolutions before them, for evaluation.
+
+Read beside ``resnet_torch/fusing.py``: they are one text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from flax import nnx
+
+from resnet_flax.layers import BatchNorm2d, Conv2d, Identity, Sequential, clone
+from resnet_flax.resnet import ResNet
+
+
+def fuse(model: ResNet) -> ResNet:
+    """Returns a copy in evaluation mode without batch norms, which computes the same.
+
+    In evaluation mode a batch norm scales and shifts each channel by constants. They
+    go into the kernel and the bias of the convolution before it, in float64, rounded
+    once to the kernel's dtype. An identity stands where the norm was, so that paths
+    stay. What is left is for evaluation only: ``train()`` changes nothing in it, and
+    its ``config`` is that of the network that it was made from.
+
+    ``parity.check(resnet_torch.fuse(a), resnet_flax.fuse(b), images,
+    gates=tuple(parity.FORWARD))`` proves two of them equal.
+
+    Args:
+        model: a network of this package; it stays as it is, and shares no array.
+
+    Raises:
+        ValueError: it is none, or is fused already.
+    """
+    if not isinstance(model, ResNet):
+        raise ValueError(
+            f"got a {type(model).__module__}.{type(model).__name__}; fuse takes a "
+            "resnet_flax.ResNet"
+        )
+    if isinstance(getattr(model, "bn1", None), Identity):
+        raise ValueError("the network is fused already; use it as it is")
+    fused = clone(model)
+    fused.eval()
+    for part in _parts(fused):
+        for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
+            if hasattr(part, norm):
+                _fold(_last(getattr(part, conv)), getattr(part, norm))
+                setattr(part, norm, Identity())
+        _last(getattr(part, "downsample", None))
+    return fused
+
+
+def _parts(model: ResNet) -> Iterator[nnx.Module]:
+    yield model
+    for name in model.stage_names:
+        yield from getattr(model, name)
+
+
+def _last(layer: nnx.Module | None) -> nnx.Module | None:
+    """Fuses a row of layers, and returns its last; any other layer is its own."""
+    if not isinstance(layer, Sequential):
+        return layer
+    for index in range(1, len(layer)):
+        if isinstance(layer[index], BatchNorm2d):
+            _fold(layer[index - 1], layer[index])
+            layer[index] = Identity()
+    return layer[-1]
+
+
+def _fold(conv: nnx.Module | None, norm: nnx.Module) -> None:
+    """Makes the convolution compute what it and the norm did."""
+    if not (isinstance(conv, Conv2d) and isinstance(norm, BatchNorm2d)):
+        raise ValueError(
+            f"found {type(norm).__name__} behind {type(conv).__name__}; fuse knows "
+            "BatchNorm2d behind Conv2d"
+        )
+    scale, shift = _wide(norm.scale), _wide(norm.bias)
+    mean, var = _wide(norm.mean), _wide(norm.var)
+    kernel = _wide(conv.kernel)
+    factor = scale / np.sqrt(var + norm.eps)
+    bias = shift - mean * factor
+    if conv.bias is not None:
+        bias = bias + _wide(conv.bias) * factor
+    conv.kernel = _rounded(kernel * factor, conv.kernel)
+    conv.bias = _rounded(bias, conv.kernel)
+    conv.use_bias = True
+
+
+def _wide(variable: nnx.Variable[jax.Array]) -> np.ndarray:
+    # By numpy, which has float64 outside of x64 mode.
+    return np.asarray(jax.device_get(variable[...])).astype(np.float64)
+
+
+def _rounded(array: np.ndarray, like: nnx.Param[jax.Array]) -> nnx.Param[jax.Array]:
+    old = like[...]
+    return nnx.Param(jax.device_put(array.astype(old.dtype), old.sharding))

@@ -1,0 +1,93 @@
+"""What the network itself has of Flax NNX: a new head, and the check of its input.
+
+The mirror of ``resnet_torch/network.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from resnet_flax.layers import BatchNorm2d, Conv2d, Layers
+from resnet_spec import ResNetConfig
+
+
+class Network(nnx.Module):
+    """What the network itself has of its framework."""
+
+    config: ResNetConfig
+    stage_names: tuple[str, ...]
+    head_names: tuple[str, ...]
+    _set_head: Callable[[Layers], None]
+
+    def reset_head(self, num_classes: int, *, rngs: nnx.Rngs | int | Array) -> None:
+        """Replaces the head by a new one, drawn as at creation; the rest stays.
+
+        Args:
+            num_classes: of the new head.
+            rngs: source of its weights, as at creation.
+
+        Raises:
+            ValueError: the network has no head, or there is no such number of classes.
+        """
+        config = self.config.replace(num_classes=num_classes)
+        if not config.include_top:
+            raise ValueError(
+                "the network was made without a head; make one with include_top=True"
+            )
+        modules = (module for _, module in nnx.iter_modules(self))
+        like = next(module for module in modules if isinstance(module, Conv2d))
+        self._set_head(
+            Layers(
+                config=config,
+                rngs=rngs,
+                dtype=like.dtype,
+                param_dtype=like.kernel.dtype,
+            )
+        )
+
+    def _check(self, x: Array) -> None:
+        """Raises ValueError for what is no batch of images."""
+        channels = self.config.in_channels
+        wanted = f"it takes images of shape (n, h, w, {channels}), channels last"
+        if not (hasattr(x, "ndim") and hasattr(x, "dtype")) or _of_torch(x):
+            kind = f"{type(x).__module__}.{type(x).__qualname__}"
+            raise ValueError(
+                f"got a {kind}; the network takes arrays of JAX or numpy: "
+                "jnp.asarray(...) makes one"
+            )
+        shape = x.shape
+        if x.ndim != 4:
+            batch = ": x[None] is a batch of one image" if x.ndim == 3 else ""
+            raise ValueError(f"the network got shape {shape}; {wanted}{batch}")
+        n, h, w, c = shape
+        if c != channels:
+            first = ": use x.transpose(0, 2, 3, 1)" if h == channels else ""
+            raise ValueError(f"the network got shape {shape}; {wanted}{first}")
+        if n == 0 or h == 0 or w == 0:
+            raise ValueError(
+                f"the network got shape {shape}, no pixel; {wanted}, none 0"
+            )
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                f"the images are {x.dtype}; the network takes floating-point numbers, "
+                "such as x / 255, normalised as in training"
+            )
+        sizes = isinstance(h, int) and isinstance(w, int)  # jax.export has symbols
+        if n == 1 and sizes and max(h, w) <= 2**self.config.halvings:
+            stage = getattr(self, self.stage_names[-1])
+            norms = (
+                m for _, m in nnx.iter_modules(stage) if isinstance(m, BatchNorm2d)
+            )
+            if not all(norm.use_running_average for norm in norms):
+                raise ValueError(
+                    f"batch normalisation in training mode got shape {shape}: it needs "
+                    "more than one value per channel. Use a larger batch, or eval()"
+                )
+
+
+def _of_torch(x: object) -> bool:
+    return type(x).__module__.partition(".")[0] == "torch"

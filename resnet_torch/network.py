@@ -1,0 +1,101 @@
+"""What the network itself has of PyTorch: a new head, and the check of its input.
+
+The mirror of ``resnet_flax/network.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx, nn
+from torch.jit import is_tracing  # type: ignore[attr-defined]
+
+from resnet_spec import ResNetConfig
+from resnet_torch.layers import Layers
+
+
+class Network(nn.Module):
+    """What the network itself has of its framework."""
+
+    config: ResNetConfig
+    stage_names: tuple[str, ...]
+    head_names: tuple[str, ...]
+    _set_head: Callable[[Layers], None]
+
+    def reset_head(
+        self, num_classes: int, *, generator: torch.Generator | None = None
+    ) -> None:
+        """Replaces the head by a new one, drawn as at creation; the rest stays.
+
+        Args:
+            num_classes: of the new head.
+            generator: source of its weights; torch's global one if ``None``.
+
+        Raises:
+            ValueError: the network has no head, or there is no such number of classes.
+        """
+        config = self.config.replace(num_classes=num_classes)
+        if not config.include_top:
+            raise ValueError(
+                "the network was made without a head; make one with include_top=True"
+            )
+        like = next(self.parameters())
+        self._set_head(
+            Layers(
+                config=config,
+                generator=generator,
+                device=like.device,
+                dtype=like.dtype,
+            )
+        )
+        for name in self.head_names:
+            layer = getattr(self, name)
+            if isinstance(layer, nn.Module):
+                layer.train(self.training)
+
+    def _check(self, x: Tensor) -> None:
+        """Raises ValueError for what is no batch of images."""
+        # A graph of torch.fx has no shapes, and torch.jit.trace would note them.
+        if isinstance(x, fx.Proxy) or is_tracing():
+            return
+        channels = self.config.in_channels
+        wanted = f"it takes images of shape (n, {channels}, h, w), channels first"
+        if not isinstance(x, Tensor):
+            kind = f"{type(x).__module__}.{type(x).__qualname__}"
+            raise ValueError(
+                f"got a {kind}; the network takes torch tensors: "
+                "torch.from_numpy(...) makes one of an array"
+            )
+        shape = tuple(x.shape)
+        if x.ndim != 4:
+            batch = ": x[None] is a batch of one image" if x.ndim == 3 else ""
+            raise ValueError(f"the network got shape {shape}; {wanted}{batch}")
+        n, c, h, w = shape
+        if c != channels:
+            last = ": use x.permute(0, 3, 1, 2)" if w == channels else ""
+            raise ValueError(f"the network got shape {shape}; {wanted}{last}")
+        if n == 0 or h == 0 or w == 0:
+            raise ValueError(
+                f"the network got shape {shape}, no pixel; {wanted}, none 0"
+            )
+        if not x.is_floating_point():
+            raise ValueError(
+                f"the images are {x.dtype}; the network takes floating-point numbers, "
+                "such as x.float() / 255, normalised as in training"
+            )
+        if x.dtype == torch.float64:
+            dtype = next(self.parameters(), x).dtype
+            if dtype != x.dtype:
+                raise ValueError(
+                    f"the images are {x.dtype}, the network is {dtype}; use "
+                    f"x.to({dtype}), or model.double()"
+                )
+        if n == 1 and self.training and max(h, w) <= 2**self.config.halvings:
+            stage = getattr(self, self.stage_names[-1])
+            norms = (m for m in stage.modules() if isinstance(m, nn.BatchNorm2d))
+            if any(norm.training for norm in norms):
+                raise ValueError(
+                    f"batch normalisation in training mode got shape {shape}: it needs "
+                    "more than one value per channel. Use a larger batch, or eval()"
+                )

@@ -1,0 +1,147 @@
+"""The command's check as a user calls it: what it prints, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import parity
+from parity.images import load_image
+from parity.weights.digest import digest
+from tests.support.command import Called
+from tests.support.networks import random_torch
+
+
+def test_check_passes_and_prints_every_layer(call: Called, pth: Path):
+    out, _ = call(
+        *("check", "resnet18", "--forward", "--weights", pth),
+        *("--size", "65x48", "--seed", 3),
+    )
+    lines = out.splitlines()
+    assert lines[0].endswith("2 random images, 65x48, seed 3")
+    assert lines[-1] == "PASS: both compute the same network"
+    assert any(line.startswith("layer4.1.relu@2 ") for line in lines)
+    brief, _ = call("check", "resnet18", "--forward", "--size", "65x48", "--brief")
+    assert "layer4.1.relu@2 " not in brief
+    assert brief.splitlines()[0].startswith("resnet18: random weights, seed 0")
+
+
+def test_check_of_a_signal_judges_its_decision(call: Called):
+    out, _ = call("check", "resnet18_1d", "--forward", "--brief", "--batch", "1")
+    assert re.search(r"^G5 +top-1 class +pass ", out, re.MULTILINE)
+
+
+def test_check_on_a_photograph_as_json(call: Called, photo: Path):
+    out, _ = call("check", "resnet18", "--forward", "--image", photo, "--json")
+    found = json.loads(out)
+    assert found["ok"] is True
+    pixels = load_image(photo)
+    assert found["setting"]["inputs"]["shape"] == [1, 3, 224, 224]
+    assert found["setting"]["inputs"]["sha256"] == digest({"inputs": pixels})
+
+
+def test_a_failed_check_is_exit_code_1(call: Called, monkeypatch: pytest.MonkeyPatch):
+    import resnet_flax.layers
+
+    norm = resnet_flax.layers.BatchNorm2d
+    original = norm.__call__
+    monkeypatch.setattr(norm, "__call__", lambda self, x: original(self, x) * 1.001)
+    out, _ = call(
+        "check", "resnet18", "--forward", "--size", "64x64", "--brief", code=1
+    )
+    assert out.splitlines()[-1].startswith("FAIL: G1")
+    assert out.splitlines()[-1].startswith(
+        "FAIL: G1 (float64, every tap): first divergence at bn1;"
+    )
+
+
+def test_check_takes_a_half_type_up_and_says_so(
+    call: Called, pth: Path, tmp_path: Path
+):
+    half = tmp_path / "half.safetensors"
+    parity.save(half, parity.cast(parity.load(pth), "bfloat16"))
+    _, err = call(
+        *("check", "resnet18", "--forward", "--weights", half),
+        *("--size", "40x40", "--brief"),
+    )
+    assert "taken from bfloat16 to float32" in err
+
+
+def test_check_of_another_networks_weights_is_refused(call: Called, tmp_path: Path):
+    path = tmp_path / "v1.safetensors"
+    parity.save(path, random_torch("resnet50_v1"))
+    line = call.error("check", "resnet50", "--weights", path)
+    assert "belongs to resnet50_v1" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--steps", "-1"), "Invalid value for '--steps'"),
+        (("--steps", "2", "--optimizer", "{"), "--optimizer is no JSON: Expecting"),
+        (
+            ("--steps", "2", "--optimizer", '{"a":' * 50_000),
+            "--optimizer is no JSON: ",
+        ),
+        (("--steps", "2", "--optimizer", "{}"), "the field 'schedule' is missing"),
+        (
+            ("--steps", "2", "--optimizer", '{"schedule": 5}'),
+            "--optimizer: schedule is 5; it must be a Schedule, in JSON as {",
+        ),
+        (
+            ("--steps", "2", "--optimizer", '{"schedule": {}}'),
+            "the field 'learning_rate' is missing",
+        ),
+        (
+            ("--steps", "2", "--optimizer", '{"schedule": {"speed": 1}}'),
+            "no field 'speed'; there are kind, learning_rate",
+        ),
+        (
+            (
+                *("--steps", "2", "--optimizer"),
+                f'{{"schedule": {{"learning_rate": 1{"0" * 400}}}}}',
+            ),
+            "learning_rate is 1",
+        ),
+        (("--steps", "2", "--optimizer", "lion"), "name one of sgd, adam"),
+        (("--optimizer", "adam"), "give a number of steps too, as --steps 20"),
+        (("--dtype", "int8"), "--dtype is 'int8'; it must be one of float32"),
+        (("--set", "self=1"), "unknown setting 'self'"),
+        (("--set", "name_or_config=1"), "unknown setting 'name_or_config'"),
+    ],
+)
+def test_a_check_that_cannot_be_made_is_refused_with_the_way_out(
+    call: Called, arguments: tuple[str, ...], problem: str
+):
+    assert problem in call.error("check", "resnet18", *arguments)
+
+
+@pytest.mark.parametrize("what", [["--self-test"], ["--verify", "c.json"]])
+@pytest.mark.parametrize("option", ["--certificate", "--html"])
+def test_what_only_a_networks_check_writes_is_refused_beside_others(
+    call: Called, what: list[str], option: str
+):
+    said = call.error("check", *what, option, "somewhere")
+    assert "--html and --certificate go with a network's name" in said
+
+
+@pytest.mark.parametrize("option", ["--certificate", "--html"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_check(
+    option: str, call: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("resnet_cli.checks._run", lambda recipe: pytest.fail("ran"))
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "no" / "c.json")
+    for place, problem in (
+        ("/nowhere/x.json", "there is no folder /nowhere"),
+        ("/proc/x.json", "cannot be written"),  # not even by root
+        (tmp_path / ("x" * 300), "cannot be written (File name too long)"),
+        (link, f"there is no folder {tmp_path / 'no'}"),
+        (tmp_path, "is a directory"),
+    ):
+        line = call.error("check", "resnet18", option, place, code=3)
+        assert line.startswith(f"error: {place}: {problem}")
+    assert list(tmp_path.iterdir()) == [link]

@@ -1,0 +1,128 @@
+"""Equal networks raise no alarm, whatever their settings, weights, images and dtype."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+import parity
+from parity.images import random_images
+from parity.judging.distance import deviation
+from parity.judging.reference import Reference
+from parity.judging.tolerances import arithmetic_floor, growth_of_product
+from parity.running.objective import loss_scale, objective_for
+from parity.running.pair import pair_of
+from parity.running.taps import Quantity
+from parity.weights.state import DTYPES
+from parity.weights.twins import ABSTRACT
+from resnet_spec import ResNetConfig
+from tests.support.networks import (
+    TINY,
+    TINY_BOTTLENECK,
+    configs_with_images,
+    flax_like,
+    random_torch,
+)
+
+RUNS = 20
+COMPUTED_IN = st.sampled_from(["float32", "float32", "bfloat16", "float16"])
+
+
+def test_an_identity_has_the_gradient_of_its_own_branch_alone():
+    config = TINY_BOTTLENECK.replace(shortcut="D")
+    model = random_torch(config)
+    assert isinstance(model.get_submodule("layer1.0.downsample.0"), torch.nn.Identity)
+    gates = ("G1 training", "G1 training isolated")
+    found = parity.check(
+        model, flax_like(model), random_images((2, 3, 33, 40), seed=4), gates=gates
+    )
+    assert found.ok, found.verdict()
+
+
+def test_a_gradient_is_granted_the_roundings_of_the_way_there_and_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = random_torch(TINY)
+    images = random_images((3, 3, 65, 49), seed=1)
+    reference = Reference(
+        pair_of(model, flax_like(model)),
+        images,
+        objective=objective_for((3, 7), seed=0),
+        folder=tmp_path,
+        progress=lambda _: None,
+    )
+    monkeypatch.setattr(Reference, "_magnified", {})
+    layers = 9  # three blocks of two, one shortcut, the stem, the classifier
+    for kind, name, behind in [
+        ("output", "conv1", 1),
+        ("statistic", "bn1.running_mean", 1),
+        ("output", "fc", layers),
+        ("gradient", "fc", layers),
+        ("gradient", "conv1", 2 * layers - 1),
+        ("parameter gradient", "conv1.weight", 2 * layers - 1),
+        ("loss", "", layers),
+    ]:
+        growth = reference.growth(Quantity(kind, name))
+        assert growth == (behind**0.5, behind**0.5), (kind, name)
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-9, 15.9, 16.1, 3e4, 1e30, float("inf")])
+def test_float16_gradients_are_scaled_into_its_range(largest: float):
+    scale = loss_scale(largest)
+    assert scale == 2.0 ** np.round(np.log2(scale))
+    assert scale <= 1024
+    if largest < float("inf"):
+        assert largest * scale < 2**15
+        assert scale == 1024 or largest * scale > 2**12
+
+
+def test_roundings_of_a_sum_grow_by_its_length_and_by_what_cancels_in_it():
+    terms = np.random.default_rng(0).standard_normal((3344, 500)).astype(np.float32)
+    sums = terms.sum(0, dtype=np.float64)
+    terms[-1] -= (sums * 15 / 16).astype(np.float32)  # most of it cancels
+    sums = terms.sum(0, dtype=np.float64)
+    nudge = np.linalg.norm(terms, axis=0)
+    magnified = float(np.linalg.norm(nudge) / np.linalg.norm(sums))
+    error = deviation(terms.cumsum(0, dtype=np.float32)[-1], sums).l2
+    by_length = growth_of_product(len(terms))
+    assert error > arithmetic_floor("float32", max(by_length, magnified))
+    assert error < arithmetic_floor("float32", by_length * magnified)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("number", range(10))
+def test_no_false_alarm(number: int):
+    seen, alarms = [], []
+
+    @seed(number)
+    @settings(
+        max_examples=RUNS,
+        database=None,
+        phases=[Phase.generate],  # what alarms need not be made small
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(configs_with_images(), COMPUTED_IN, st.integers(0, 2**16))
+    def check(case: tuple[ResNetConfig, np.ndarray], dtype: str, weights: int) -> None:
+        config, images = case
+        model, twin = (
+            ABSTRACT[name](config, param_dtype=dtype) for name in ("torch", "flax")
+        )
+        state = parity.random_state(parity.entries(model), seed=weights)
+        for network in (model, twin):
+            parity.load_state_dict(network, parity.cast(state, dtype))
+        images = images.astype(DTYPES[dtype]).astype(np.float32)
+        found = parity.check(model, twin, images, seed=weights)
+        seen.append(config)
+        print(f"{number}/{len(seen)}: {dtype}, {config}, {images.shape}: {found.ok}")
+        if not found.ok:  # the others of this number are checked nevertheless
+            alarms.append(f"{config} in {dtype}, weights {weights}: {found.verdict()}")
+
+    cast(Any, check)()
+    assert not alarms, f"{len(alarms)} of {len(seen)}: {alarms}"
+    assert len(seen) >= RUNS

@@ -1,0 +1,177 @@
+"""Parameters and multiply-adds against oracles that were computed elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import parity
+import resnet_spec
+from parity.weights.twins import abstract_flax, abstract_torch
+from resnet_spec import get_config
+
+# Parameters and multiply-adds of convolutions and linear layers, computed twice
+# elsewhere: by plain arithmetic and from reference code (He et al.'s, torchvision's).
+# 3x224x224 and 1000 classes; CIFAR 3x32x32 and 10; the heads at their natural size.
+# A figure that nobody has computed elsewhere is None.
+ORACLE: dict[str, tuple[int, int | None]] = {
+    "resnet18": (11_689_512, 1_814_073_344),
+    "resnet34": (21_797_672, 3_663_761_408),
+    "resnet50": (25_557_032, 4_089_184_256),
+    "resnet50_v1": (25_557_032, 3_857_973_248),
+    "resnet101": (44_549_160, 7_801_405_440),
+    "resnet101_v1": (44_549_160, 7_570_194_432),
+    "resnet152": (60_192_808, 11_513_626_624),
+    "resnet152_v1": (60_192_808, 11_282_415_616),
+    "resnext50_32x4d": (25_028_904, 4_230_479_872),
+    "resnext101_32x8d": (88_791_336, 16_414_015_488),
+    "resnext101_64x4d": (83_455_272, 15_460_270_080),
+    "wide_resnet50_2": (68_883_240, 11_398_021_120),
+    "wide_resnet101_2": (126_886_696, 22_753_050_624),
+    "plain18": (11_515_688, 1_794_805_760),
+    "plain34": (21_623_848, 3_644_493_824),
+    "cifar_resnet20": (269_722, 40_551_040),
+    "cifar_resnet32": (464_154, 68_862_592),
+    "cifar_resnet44": (658_586, 97_174_144),
+    "cifar_resnet56": (853_018, 125_485_696),
+    "cifar_resnet110": (1_727_962, 252_887_680),
+    "cifar_resnet1202": (19_421_274, 2_829_238_912),
+    "cifar_plain20": (269_722, 40_551_040),
+    "cifar_plain32": (464_154, 68_862_592),
+    "cifar_plain44": (658_586, 97_174_144),
+    "cifar_plain56": (853_018, 125_485_696),
+    "resnet18_1d": (19_716_648, None),
+    "resnet18_conv_head": (12_028_866, None),
+    "resnet50_conv_head": (24_556_994, None),
+    "resnet50d": (25_576_264, None),  # timm's; its multiply-adds: test_references.py
+}
+
+OVERRIDDEN: list[tuple[str, dict[str, Any], tuple[int, int | None]]] = [
+    ("resnet18", {"shortcut": "A"}, (11_515_688, 1_794_805_760)),
+    ("resnet18", {"shortcut": "C"}, (12_043_816, 1_878_298_624)),
+    ("resnet34", {"shortcut": "A"}, (21_623_848, 3_644_493_824)),
+    ("resnet34", {"shortcut": "C"}, (22_716_840, 3_830_747_136)),
+    ("resnet50", {"shortcut": "A"}, (22_780_456, 3_729_522_688)),
+    ("resnet50", {"shortcut": "C"}, (40_128_552, 6_555_435_008)),
+    ("resnet101", {"shortcut": "A"}, (41_772_584, 7_441_743_872)),
+    ("resnet101", {"shortcut": "C"}, (76_981_288, 13_761_511_424)),
+    ("resnet152", {"shortcut": "A"}, (57_416_232, 11_153_965_056)),
+    ("resnet152", {"shortcut": "C"}, (107_335_720, 20_967_587_840)),
+    ("cifar_resnet20", {"shortcut": "B"}, (272_474, 40_813_184)),
+    ("cifar_resnet56", {"shortcut": "B"}, (855_770, 125_747_840)),
+    ("cifar_resnet110", {"shortcut": "B"}, (1_730_714, 253_149_824)),
+    ("resnet18", {"conv_bias": True}, (11_694_312, None)),
+    ("resnet34", {"conv_bias": True}, (21_806_184, None)),
+    ("resnet50", {"conv_bias": True}, (25_583_592, None)),
+    ("resnet101", {"conv_bias": True}, (44_601_832, None)),
+    ("resnet152", {"conv_bias": True}, (60_268_520, None)),
+]
+
+
+def test_the_oracle_has_every_name():
+    assert set(ORACLE) == set(resnet_spec.list_models())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [(name, {}, expected) for name, expected in ORACLE.items()] + OVERRIDDEN,
+)
+def test_both_twins_have_the_oracles_parameters_and_multiply_adds(
+    name: str, settings: dict[str, Any], expected: tuple[int, int | None]
+):
+    config = get_config(name).replace(**settings)
+    for create in (abstract_torch, abstract_flax):
+        found = parity.layers(
+            create(config), (config.in_channels, *config.natural_size)
+        )
+        assert sum(layer.parameters for layer in found) == expected[0]
+        if expected[1] is not None:
+            assert sum(layer.multiply_adds for layer in found) == expected[1]
+
+
+def test_torchs_own_counter_agrees():
+    model = abstract_torch(get_config("resnext50_32x4d"))
+    with FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, 97, 64, device="meta"))
+    found = parity.layers(model, (3, 97, 64))
+    total = sum(layer.multiply_adds for layer in found)
+    assert counter.get_total_flops() == 2 * total
+
+
+# He et al. 2015, figure 3 and Table 1, in torchvision's names: in, out, stride,
+# padding, kernel, projection of the first block.
+RESNET34 = [
+    ("layer1.0", (64, 56, 56), (64, 56, 56), 1, (64, 64, 3, 3), False),
+    ("layer2.0", (64, 56, 56), (128, 28, 28), 2, (128, 64, 3, 3), True),
+    ("layer2.1", (128, 28, 28), (128, 28, 28), 1, (128, 128, 3, 3), False),
+    ("layer3.0", (128, 28, 28), (256, 14, 14), 2, (256, 128, 3, 3), True),
+    ("layer3.5", (256, 14, 14), (256, 14, 14), 1, (256, 256, 3, 3), False),
+    ("layer4.0", (256, 14, 14), (512, 7, 7), 2, (512, 256, 3, 3), True),
+    ("layer4.2", (512, 7, 7), (512, 7, 7), 1, (512, 512, 3, 3), False),
+]
+
+
+TWINS = pytest.mark.parametrize("create", [abstract_torch, abstract_flax])
+
+
+@TWINS
+def test_resnet34_has_the_papers_shapes(create: Any):
+    found = {
+        layer.name: layer
+        for layer in parity.layers(create(get_config("resnet34")), (3, 224, 224))
+    }
+    for block, into, out, stride, kernel, projection in RESNET34:
+        conv = found[f"{block}.conv1"]
+        assert (conv.input, conv.output, conv.kernel) == (into, out, kernel)
+        assert (conv.stride, conv.padding) == (stride, 1)
+        assert (f"{block}.downsample.0" in found) == projection
+        if projection:
+            shortcut = found[f"{block}.downsample.0"]
+            assert (shortcut.input, shortcut.output) == (into, out)
+            assert shortcut.kernel == (out[0], into[0], 1, 1)
+            assert shortcut.projection
+            assert not conv.projection
+
+
+RESNET50 = {
+    "layer1.0.conv1": ((64, 56, 56), (64, 56, 56)),
+    "layer1.0.conv3": ((64, 56, 56), (256, 56, 56)),
+    "layer1.0.downsample.0": ((64, 56, 56), (256, 56, 56)),
+    "layer2.0.conv1": ((256, 56, 56), (128, 56, 56)),
+    "layer2.0.conv2": ((128, 56, 56), (128, 28, 28)),
+    "layer2.0.conv3": ((128, 28, 28), (512, 28, 28)),
+    "layer3.0.conv1": ((512, 28, 28), (256, 28, 28)),
+    "layer3.0.conv2": ((256, 28, 28), (256, 14, 14)),
+    "layer3.0.conv3": ((256, 14, 14), (1024, 14, 14)),
+    "layer4.0.conv1": ((1024, 14, 14), (512, 14, 14)),
+    "layer4.0.conv2": ((512, 14, 14), (512, 7, 7)),
+    "layer4.0.conv3": ((512, 7, 7), (2048, 7, 7)),
+    "layer4.2.conv3": ((512, 7, 7), (2048, 7, 7)),
+}
+
+
+@TWINS
+def test_resnet50_has_the_shapes_of_v15(create: Any):
+    found = {
+        layer.name: (layer.input, layer.output)
+        for layer in parity.layers(create(get_config("resnet50")), (3, 224, 224))
+    }
+    assert {name: found[name] for name in RESNET50} == RESNET50
+
+
+@TWINS
+def test_the_one_dimensional_network_has_the_references_layers(create: Any):
+    config = get_config("resnet18_1d")
+    found = {layer.name: layer for layer in parity.layers(create(config), (1, 1, 1000))}
+    conv = found["layer2.0.conv1"]
+    assert conv.kernel == (128, 64, 1, 3)
+    assert (conv.stride, conv.padding) == (2, 1)
+    assert (conv.input, conv.output) == ((64, 1, 1000), (128, 1, 500))
+    assert (found["avgpool"].input, found["avgpool"].output) == (
+        (512, 1, 125),
+        (512, 1, 31),
+    )
+    assert found["fc"].kernel == (1000, 15872)
