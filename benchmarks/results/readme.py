@@ -1,7 +1,7 @@
 """``make bench-report``: tables and picture of docs/, from a JSON in the repository.
 
-``python -m benchmarks.results.readme [JSON]``; nothing is timed. docs/benchmarks.md gets
-every table and the picture, the README a line for each case.
+``python -m benchmarks.results.readme [JSON]``; nothing is timed. docs/benchmarks.md
+gets every table and the picture, the README a line for each case.
 """
 
 from __future__ import annotations
