@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Where else pip looks; for torch without CUDA see the README.
+# Where else pip looks; for torch without CUDA see docs/install.md.
 PIP_ARGS ?=
 
 # Tests run at the same time; each of these takes up to 5 GB.
@@ -10,7 +10,8 @@ WORKERS ?= 2
 
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo accelerator bench bench-report test test-all test-exhaustive test-mutants test-alarms lint types clean
+.PHONY: demo accelerator bench bench-report docs test test-all test-exhaustive \
+	test-mutants test-alarms lint types clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.demo
@@ -25,7 +26,14 @@ bench: $(INSTALLED)
 accelerator:
 	$(PYTHON) -m benchmarks.accelerator --out $(or $(OUT),out/accelerator)
 
-# The README's table and picture, from docs/bench.json.
+# The site: build/docs/index.html. A warning is an error, and so is a reference that
+# leads nowhere.
+docs: $(INSTALLED)
+	$(VENV)/bin/python -m sphinx -W --keep-going -n -q docs build/docs
+	@echo "build/docs/index.html"
+
+# The tables of docs/benchmarks.md and of the README, and the picture, from
+# docs/bench.json.
 bench-report: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.results.readme
 
