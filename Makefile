@@ -10,7 +10,8 @@ WORKERS ?= 2
 
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo accelerator bench bench-report docs test test-all test-exhaustive test-mutants test-alarms lint types clean
+.PHONY: demo accelerator bench bench-report docs test test-all test-exhaustive \
+	test-mutants test-alarms lint types clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.demo

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
@@ -19,9 +18,7 @@ import pytest
 import torch
 import torchvision
 
-import parity
 import resnet_flax
-import resnet_spec
 import resnet_torch
 from benchmarks import command as benchmarks
 from benchmarks.results import file, tables
@@ -33,19 +30,8 @@ README = (ROOT / "README.md").read_text("utf-8")
 # What pages may name before it is there: from the first block that does, a page's
 # Python is skipped. Where all of it is there, this table has no effect.
 COMING: Mapping[str, Callable[[], bool]] = {
-    r"parity\.create_model": lambda: hasattr(parity, "create_model"),
-    r"parity\.preprocess": lambda: hasattr(parity, "preprocess"),
     r"resnet_torch\.compile": lambda: hasattr(resnet_torch, "compile"),
     r"resnet_flax\.compile": lambda: hasattr(resnet_flax, "compile"),
-    r"reset_head|forward_head|num_features": lambda: hasattr(
-        resnet_torch.ResNet, "reset_head"
-    ),
-    r"list_models\(\"": lambda: bool(
-        inspect.signature(resnet_spec.list_models).parameters
-    ),
-    r"rngs=0": lambda: (
-        "int" in str(inspect.signature(resnet_flax.create_model).parameters["rngs"])
-    ),
 }
 
 

@@ -108,7 +108,7 @@ class WithOthersStatistics(Norm):
 class AlwaysBatchStatistics(Norm):
     """Normalises by the batch in evaluation mode too."""
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, use_running_average: bool | None = None) -> Array:
         """Normalises; notes nothing."""
         mean = x.mean((0, 1, 2), keepdims=True)
         var = jnp.square(x - mean).mean((0, 1, 2), keepdims=True)

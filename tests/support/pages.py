@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.torchvision_import import import_torchvision
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 
