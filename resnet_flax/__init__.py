@@ -9,13 +9,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from resnet_flax.compiling import compile
 from resnet_flax.filtering import winograd
 from resnet_flax.fusing import fuse
 from resnet_flax.layers import Layers
 from resnet_flax.resnet import ResNet
 from resnet_spec import ResNetConfig, __version__, resolve
 
-__all__ = ["ResNet", "__version__", "create_model", "fuse", "winograd"]
+__all__ = ["ResNet", "__version__", "compile", "create_model", "fuse", "winograd"]
 
 
 def create_model(

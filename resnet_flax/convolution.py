@@ -57,7 +57,9 @@ def convolve(
         feature_group_count: how many groups of channels know nothing of each other.
         **settings: the rest of what ``conv_general_dilated`` takes.
     """
-    if jax.default_backend() == "cpu" and _plain(settings):
+    # What jax.export knows by a symbol only, XLA's own takes.
+    sized = all(isinstance(size, int) for size in x.shape)
+    if jax.default_backend() == "cpu" and sized and _plain(settings):
         strides, precision = tuple(window_strides), settings.get("precision")
         if feature_group_count > 1:
             return _grouped(

@@ -114,10 +114,11 @@ def _patches(
         for i in range(4)
     ]
     under = [
-        [value.reshape(-1, channels) for value in row]
+        [value.reshape(n * rows * columns, channels) for value in row]
         for row in _twice(_of_input, under)
     ]
-    if n * rows * columns <= _FEW:
+    patches = n * rows * columns
+    if isinstance(patches, int) and patches <= _FEW:  # jax.export has symbols
         both = jnp.stack([jnp.stack(row) for row in under])
         products = jnp.einsum("ijpc,ijck->ijpk", both, kernel, precision=precision)
     else:
@@ -125,14 +126,14 @@ def _patches(
             [lax.dot(under[i][j], kernel[i, j], precision=precision) for j in range(4)]
             for i in range(4)
         ]
-    patches = jnp.stack(
+    squares = jnp.stack(
         [
             jnp.stack([value.reshape(n, rows, columns, out) for value in row], axis=3)
             for row in _twice(_of_output, products)
         ],
         axis=2,
     )
-    whole = patches.reshape(n, 2 * rows, 2 * columns, out)
+    whole = squares.reshape(n, 2 * rows, 2 * columns, out)
     return whole[:, :height, :width]
 
 

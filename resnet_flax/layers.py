@@ -422,12 +422,8 @@ def _mean_over(
     strides: tuple[int, ...],
     ceil_mode: bool,
 ) -> Float[Array, "n i j c"]:
-    over = [(0, 0)] * 4
-    if ceil_mode:
-        over = [
-            (0, -(size - k) % s)
-            for size, k, s in zip(x.shape, window, strides, strict=True)
-        ]
+    # Enough for a last window; where none begins in it, it does not count.
+    over = [(0, stride - 1 if ceil_mode else 0) for stride in strides]
 
     def total(x: Array) -> Array:
         # numpy's zero: traced, JAX would not know this for a sum, nor its gradient.
@@ -455,7 +451,10 @@ class PadChannels(nnx.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j k"]:
         """Subsamples and pads."""
         rows, columns = self.strides
-        x = x[:, ::rows, ::columns, :]
+        if all(isinstance(size, int) for size in x.shape):
+            x = x[:, ::rows, ::columns, :]
+        else:  # jax.export's symbols are the convolution's only if a window makes them
+            x = nnx.max_pool(x, (1, 1), self.strides)
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.channels)))
 
 

@@ -35,7 +35,8 @@ def max_pool(
         strides: over rows and columns.
         padding: before and after rows and columns, or ``"SAME"`` or ``"VALID"``.
     """
-    if isinstance(padding, str) or jax.default_backend() != "cpu":
+    sized = all(isinstance(size, int) for size in x.shape)  # jax.export has symbols
+    if isinstance(padding, str) or not sized or jax.default_backend() != "cpu":
         # Its annotation says str, its docstring that pairs of integers are right too.
         return nnx.max_pool(x, window, strides, padding)  # type: ignore[arg-type]
     return _by_places(x, tuple(window), tuple(strides), tuple(padding))

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from resnet_spec import ResNetConfig, __version__, resolve
+from resnet_torch.compiling import compile
 from resnet_torch.fusing import fuse
 from resnet_torch.layers import Layers
 from resnet_torch.resnet import ResNet
 
-__all__ = ["ResNet", "__version__", "create_model", "fuse"]
+__all__ = ["ResNet", "__version__", "compile", "create_model", "fuse"]
 
 
 def create_model(

@@ -54,6 +54,19 @@ class Network(nn.Module):
             if isinstance(layer, nn.Module):
                 layer.train(self.training)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Gives ``torch.jit.script`` the network as a graph of its layers.
+
+        It knows neither shapes as annotations nor layers found by name.
+        """
+        graph = fx.symbolic_trace(self)
+        for node in graph.graph.nodes:
+            node.type = None  # a shape
+        graph.recompile()
+        # Its class is its own, and script would warn of what fx annotates in there.
+        type(graph).__init__ = nn.Module.__init__
+        return graph
+
     def _check(self, x: Tensor) -> None:
         """Raises ValueError for what is no batch of images."""
         # A graph of torch.fx has no shapes, and torch.jit.trace would note them.
