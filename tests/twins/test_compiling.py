@@ -13,9 +13,9 @@ import torch._inductor.config as inductor
 import parity
 import resnet_flax
 import resnet_torch
-from parity.compare import deviation
+from parity.judging.distance import deviation
 from resnet_flax import xla
-from tests.networks import TINY, flax_like, images, random_torch
+from tests.support.networks import TINY, flax_like, images, random_torch
 
 WIDE = TINY.replace(widths=(64, 72))
 

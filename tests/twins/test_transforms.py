@@ -15,10 +15,16 @@ from jax import export
 
 import resnet_flax
 import resnet_torch
-from parity.compare import deviation
+from parity.judging.distance import deviation
 from resnet_flax.layers import BatchNorm2d
 from resnet_spec import ResNetConfig
-from tests.networks import TINY, TINY_BOTTLENECK, flax_like, images, random_torch
+from tests.support.networks import (
+    TINY,
+    TINY_BOTTLENECK,
+    flax_like,
+    images,
+    random_torch,
+)
 
 CONFIGS = {
     "basic": (TINY, (40, 33)),
