@@ -10,29 +10,19 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
-from itertools import takewhile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 
-import resnet_flax
-import resnet_torch
 from benchmarks import command as benchmarks
 from benchmarks.results import file, tables
 from benchmarks.results import readme as bench_report
 from tests.support.pages import PAGES, ROOT, Block, blocks
 
 README = (ROOT / "README.md").read_text("utf-8")
-
-# What pages may name before it is there: from the first block that does, a page's
-# Python is skipped. Where all of it is there, this table has no effect.
-COMING: Mapping[str, Callable[[], bool]] = {
-    r"resnet_torch\.compile": lambda: hasattr(resnet_torch, "compile"),
-    r"resnet_flax\.compile": lambda: hasattr(resnet_flax, "compile"),
-}
 
 
 def _calls(block: Block) -> list[tuple[str, str]]:
@@ -186,16 +176,6 @@ def _python(folder: Path, chosen: list[Block]) -> list[Result]:
     return json.loads(done.stdout)
 
 
-def _there(shown: list[Block]) -> list[Block]:
-    """A page's blocks before the first that names what is not there yet."""
-    missing = [name for name, there in COMING.items() if not there()]
-    return list(
-        takewhile(
-            lambda it: not any(re.search(name, it.text) for name in missing), shown
-        )
-    )
-
-
 @pytest.fixture(scope="module")
 def quick(
     tmp_path_factory: pytest.TempPathFactory, photo: Path, resnet50: Path
@@ -204,7 +184,7 @@ def quick(
     folder = tmp_path_factory.mktemp("python")
     _furnish(folder, photo, resnet50)
     cases = [case.values[0] for case in _cases("python") if not case.marks]
-    chosen = [block for shown in cases for block in _there(shown)]
+    chosen = [block for shown in cases for block in shown]
     return dict(zip(chosen, _python(folder, chosen), strict=True))
 
 
@@ -212,20 +192,16 @@ def quick(
 def test_the_python_of_a_page_runs_and_prints_what_is_shown(
     quick: Mapping[Block, Result], folder: Path, shown: list[Block]
 ):
-    there = _there(shown)
-    if any(block.slow for block in there):
-        results = _python(folder, there)
+    if any(block.slow for block in shown):
+        results = _python(folder, shown)
     else:
-        results = [quick[block] for block in there]
-    for block, result in zip(there, results, strict=True):
+        results = [quick[block] for block in shown]
+    for block, result in zip(shown, results, strict=True):
         assert not result["error"], result["error"]
         said = re.findall(r"^ *print\(.*\)  # (.*)$", block.text, re.MULTILINE)
         expected = block.shown.splitlines() if block.shown else said
         if expected:
             assert result["out"].splitlines() == expected, (block.page, block.line)
-    if len(there) < len(shown):
-        line = shown[len(there)].line
-        pytest.skip(f"from line {line} on it names what is not there yet")
 
 
 def test_the_tables_are_those_of_the_runs_json(tmp_path: Path):

@@ -23,10 +23,8 @@ def build(job: Job) -> Runner:
     model = abstract_flax(job.case.spec, dtype=half)
     before = inputs.read_weights(job.folder)
     parity.load_state_dict(model, before)
-    if "fused" in job.mode.options:
+    if "fused" in job.mode.options and "winograd" not in job.mode.options:
         model = resnet_flax.fuse(model)
-    if "winograd" in job.mode.options:
-        model = resnet_flax.winograd(model)
     images, labels = inputs.read_batch(job.folder, job.case)
     x = jax.device_put(np.ascontiguousarray(images.transpose(0, 2, 3, 1)))
     if job.case.task == "training":
@@ -37,6 +35,8 @@ def build(job: Job) -> Runner:
 def _inference(job: Job, model: Any, x: jax.Array) -> Runner:
     if "eager" in job.mode.options:
         run = model
+    elif "winograd" in job.mode.options:
+        run = resnet_flax.compile(model)
     elif "nnx" in job.mode.options:
         jitted = nnx.jit(lambda model, x: model(x))
 

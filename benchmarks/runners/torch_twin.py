@@ -19,7 +19,7 @@ from resnet_torch.optim import create_optimizer, train_step
 def build(job: Job) -> Runner:
     """Makes the torch twin ready."""
     model = build_twin("torch", job.case.spec, inputs.read_weights(job.folder))
-    if "fused" in job.mode.options:
+    if "fused" in job.mode.options and "compiled" not in job.mode.options:
         model = resnet_torch.fuse(model)
     return runner(job, model)
 
@@ -50,7 +50,9 @@ def runner(job: Job, model: torch.nn.Module) -> Runner:
 def _inference(job: Job, model: Any, x: torch.Tensor, cast: Any) -> Runner:
     model.eval()
     run = model
-    if "compiled" in job.mode.options:
+    if {"fused", "compiled"} <= job.mode.options:
+        run = resnet_torch.compile(model)
+    elif "compiled" in job.mode.options:
         # Weights become constants of the program; only then are they laid out for it.
         inductor.freezing = True
         # For this batch alone, whatever batch was compiled for before.

@@ -186,7 +186,10 @@ def test_bad_input_gets_one_line(capsys: pytest.CaptureFixture[str], tmp_path: P
     other = tmp_path / "other.json"
     other.write_text('{"format": 2, "cases": [{}]}')
     for arguments, part in (
-        (["--profile", "slow"], "--profile is 'slow'; it must be quick, full or"),
+        (
+            ["--profile", "slow"],
+            "--profile is 'slow'; it must be quick, full, growth or",
+        ),
         (["--mode", "tflow"], "no mode named 'tflow'; there are twins, peers"),
         (["--network", "resnet5"], "no network named 'resnet5'"),
         (["--batch", "2"], "--task, --batch and --size go with --network"),
