@@ -24,6 +24,7 @@ from parity.running.layers import Layer, layers
 from parity.weights.changes import adapt_in_channels, cast
 from parity.weights.samples import random_state
 from parity.weights.state import Loaded, digest_of, entries, load_state_dict, state_dict
+from resnet_spec import __version__
 
 __all__ = [
     "FORWARD",
@@ -38,6 +39,7 @@ __all__ = [
     "Report",
     "StateDict",
     "TransferWarning",
+    "__version__",
     "adapt_in_channels",
     "cast",
     "check",
