@@ -58,7 +58,7 @@ def torch_shape(leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def to_torch(leaf: str, array: np.ndarray) -> np.ndarray:
     """Returns a Flax leaf's value as torch lays it out, in memory of its own."""
-    if leaf == COUNTER:  # two words, low first; see resnet_flax.layers.BatchNorm2d
+    if leaf == COUNTER:  # two words, low first; see resnet_flax.norm.BatchNorm2d
         low, high = array.tolist()
         return np.array(high << 32 | low, np.uint64).view(np.int64)
     return np.array(array.transpose(_to_torch(array.ndim)), order="C")

@@ -112,7 +112,9 @@ def test_what_is_no_integer_is_refused_as_a_count(value: Any):
         TINY.replace(num_classes=value)
 
 
-@pytest.mark.parametrize("package", ["resnet_spec", "resnet_torch", "resnet_flax", "parity"])
+@pytest.mark.parametrize(
+    "package", ["resnet_spec", "resnet_torch", "resnet_flax", "parity"]
+)
 def test_packages_know_their_version(package: str):
     assert import_module(package).__version__ == version("resnet-twins")
 

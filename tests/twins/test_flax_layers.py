@@ -16,7 +16,7 @@ from torch import nn
 import parity
 import resnet_flax
 from parity.judging.distance import deviation
-from parity.judging.tolerances import FLOAT64_BUFFERS, G1_FORWARD
+from parity.judging.tolerances import FLOAT64_BUFFERS, G1_FORWARD, arithmetic_floor
 from resnet_flax.layers import BatchNorm2d, Layers, ReLU, Sequential, flatten
 from resnet_torch.layers import flatten as torch_flatten
 from tests.support.networks import TINY
@@ -261,3 +261,27 @@ def test_it_computes_in_dtype_and_stores_in_param_dtype(dtype, param_dtype, resu
         assert jnp.isfinite(y).all()
     dtypes = {entry.dtype for entry in parity.entries(model).values()}
     assert dtypes == {param_dtype, "int64"}
+
+
+UNLIKE = {
+    "one image": np.s_[0],
+    "one row": np.s_[:, 0],
+    "the pixels that the centre is taken of": np.s_[:, ::4, ::4],
+}
+
+
+@pytest.mark.parametrize("n", [2, 32])
+@pytest.mark.parametrize("where", UNLIKE)
+def test_a_part_unlike_the_rest_costs_no_more_than_four_bits(where: str, n: int):
+    x = np.random.default_rng(n).standard_normal((n, 8, 12, 3)).astype(np.float32)
+    x[UNLIKE[where]] += 1000
+    norm = BatchNorm2d(3, momentum=1.0)
+    y = np.asarray(norm(jnp.asarray(x)))
+    wide = x.astype(np.float64)
+    mean, var = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
+    expected = (wide - mean) / np.sqrt(var + 1e-5)
+    # The centre is √15 deviations off at most: rounding counts up to sixteen times.
+    limit = arithmetic_floor("float32", growth=16)
+    assert deviation(y, expected).l2 <= limit
+    found = np.asarray(norm.var[...]) * (1 - 1 / x[..., 0].size)
+    assert deviation(found, var).l2 <= limit
