@@ -84,3 +84,11 @@ def pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
     theirs.load_state_dict(random_torch("resnet18").state_dict())
     torch.save(theirs.state_dict(), path)
     return path
+
+
+@pytest.hookimpl(tryfirst=True)  # before the markers choose
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves the network of 1202 layers to ``make test-all``: 110 have its parts."""
+    for item in items:
+        if "[cifar_resnet1202" in item.name:
+            item.add_marker(pytest.mark.slow)

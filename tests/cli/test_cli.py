@@ -246,6 +246,7 @@ def test_predict_names_classes_that_are_not_imagenets_by_their_number(
     assert sorted(found) == ["class 0", "class 1", "class 2"]
 
 
+@pytest.mark.slow
 def test_summary_of_all_networks_and_its_picture(call: Called, tmp_path: Path):
     from PIL import Image
 
@@ -261,6 +262,7 @@ def test_summary_of_all_networks_and_its_picture(call: Called, tmp_path: Path):
         assert len(image.convert("RGB").getcolors(maxcolors=10**7) or ()) > 100
 
 
+@pytest.mark.slow
 def test_the_papers_figures_stand_beside_ours(call: Called):
     rows = json.loads(call("summary", "--paper", "--backend", "torch", "--json")[0])
     printed = [row["printed"] for row in rows]

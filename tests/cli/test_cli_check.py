@@ -29,11 +29,13 @@ def test_check_passes_and_prints_every_layer(call: Called, pth: Path):
     assert brief.splitlines()[0].startswith("resnet18: random weights, seed 0")
 
 
+@pytest.mark.slow
 def test_check_of_a_signal_judges_its_decision(call: Called):
     out, _ = call("check", "resnet18_1d", "--forward", "--brief", "--batch", "1")
     assert re.search(r"^G5 +top-1 class +pass ", out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_check_on_a_photograph_as_json(call: Called, photo: Path):
     out, _ = call("check", "resnet18", "--forward", "--image", photo, "--json")
     found = json.loads(out)
@@ -58,6 +60,7 @@ def test_a_failed_check_is_exit_code_1(call: Called, monkeypatch: pytest.MonkeyP
     )
 
 
+@pytest.mark.slow
 def test_check_takes_a_half_type_up_and_says_so(
     call: Called, pth: Path, tmp_path: Path
 ):

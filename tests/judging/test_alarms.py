@@ -34,6 +34,7 @@ RUNS = 20
 COMPUTED_IN = st.sampled_from(["float32", "float32", "bfloat16", "float16"])
 
 
+@pytest.mark.slow
 def test_an_identity_has_the_gradient_of_its_own_branch_alone():
     config = TINY_BOTTLENECK.replace(shortcut="D")
     model = random_torch(config)

@@ -364,7 +364,11 @@ def test_models_in_the_wrong_place_are_refused():
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet18", "resnet50d", pytest.param("resnet50", marks=pytest.mark.exhaustive)],
+    [
+        "resnet18",
+        pytest.param("resnet50d", marks=pytest.mark.slow),
+        pytest.param("resnet50", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_timms_network_passes_though_its_activations_have_other_names(name: str):
     theirs = timm.create_model(name).eval()

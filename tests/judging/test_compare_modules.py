@@ -95,6 +95,7 @@ def test_on_odd_sizes_same_padding_is_torchs(theirs: nn.Module):
     assert found.ok
 
 
+@pytest.mark.slow
 def test_in_training_nnxs_own_batch_norm_is_named_for_its_statistics(
     theirs: nn.Module,
 ):

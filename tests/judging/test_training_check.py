@@ -269,9 +269,13 @@ def test_where_eps_matters_they_do_too():
     ("fault", "optimizer"),
     [
         ({"weight_decay": 1e-4}, OPTIMIZERS["adamw"]),  # optax's default
-        ({"eps": 1e-6}, OptimizerConfig(schedule=CONSTANT, kind="adam")),
+        pytest.param(
+            {"eps": 1e-6},
+            OptimizerConfig(schedule=CONSTANT, kind="adam"),
+            marks=pytest.mark.slow,
+        ),
         ({"nesterov": False}, OPTIMIZERS["sgd"]),
-        ({"schedule": CONSTANT}, OPTIMIZERS["sgd"]),
+        pytest.param({"schedule": CONSTANT}, OPTIMIZERS["sgd"], marks=pytest.mark.slow),
     ],
 )
 def test_a_wrong_optimiser_is_seen(
@@ -361,6 +365,7 @@ def _units_at_zero(*args) -> list[Batch]:
     return [Batch(images, np.array([0, 1, 2, 3]))]
 
 
+@pytest.mark.slow
 def test_kinks_in_training_are_reported_and_five_in_a_row_fail(
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -399,6 +404,7 @@ def test_networks_without_classes_are_not_trained():
         )
 
 
+@pytest.mark.slow
 def test_a_program_in_parts_gives_what_it_gives_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ):

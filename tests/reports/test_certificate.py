@@ -224,6 +224,7 @@ def test_a_damaged_certificate_is_refused_in_a_line_that_names_the_field(
 # --- the command ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_bit_that_a_half_type_drops_is_seen(call: Called, tmp_path: Path):
     weights, path = tmp_path / "weights.safetensors", tmp_path / "c.json"
     model = random_torch(TINY)

@@ -284,4 +284,4 @@ def test_a_part_unlike_the_rest_costs_no_more_than_four_bits(where: str, n: int)
     limit = arithmetic_floor("float32", growth=16)
     assert deviation(y, expected).l2 <= limit
     found = np.asarray(norm.var[...]) * (1 - 1 / x[..., 0].size)
-    assert deviation(found, var).l2 <= limit
+    assert deviation(found, var).l2 <= 2 * limit  # whose root is what is divided by
