@@ -451,19 +451,3 @@ def test_tolerances_are_of_the_order_of_what_is_measured(report: parity.Report):
     worst = report.gate("G2").worst
     assert worst is not None
     assert worst.figures["use"] > 1 / 20
-
-
-def test_a_report_is_true_exactly_if_every_gate_passed():
-    def report(*oks: bool) -> parity.Report:
-        rows = tuple(gates.Row(f"row {ok}", ok) for ok in oks)
-        return parity.Report((gates.GateResult("G0", "rows", rows),), {}, {})
-
-    assert report(True, True)
-    assert not report(True, False)
-    assert not report()
-
-
-def test_gates_are_named_in_three_tuples_that_add_up():
-    both = (*parity.FORWARD, *parity.TRAINING)
-    assert both == parity.GATES
-    assert len(set(both)) == len(both)
