@@ -12,9 +12,9 @@ import numpy as np
 
 from parity import machine
 from parity.judging.distance import Deviation
-from parity.judging.isolation import Deviations, Isolation
+from parity.judging.isolation import Deviations, Isolation, isolated
 from parity.judging.kinks import Kink
-from parity.judging.reference import Reference
+from parity.judging.reference import Reference, reference_of
 from parity.machine import Precision, float32_precision
 from parity.running.objective import Objective, loss_scale, objective_for
 from parity.running.pair import Pair
@@ -140,7 +140,7 @@ class Phase:
     @cached_property
     def reference(self) -> Reference:
         """The torch network in float64."""
-        return Reference(
+        return reference_of(
             self._pair,
             self._images,
             objective=self._objective if self._training else None,
@@ -217,7 +217,7 @@ class Phase:
         except ModuleError:  # what raises alone will be found; the rest can be judged
             paths = self._pair.flax.paths
             known = {tap for tap in self.reference.shapes if path_of(tap) in paths}
-        return Isolation(
+        return isolated(
             self._pair,
             self.reference,
             [tap for tap in self.reference.shapes if tap in known],

@@ -301,18 +301,24 @@ def _symmetric(
     k = tolerances.arithmetic_factor(dtype, size)
     floor, floor_max = (tolerances.arithmetic_floor(dtype, by) for by in growth)
     # Both ways: a twin that is wrong only in this dtype may be either.
-    uses = [
-        (a.l2 / (k * max(b.l2, floor)), a.max / (2 * k * max(b.max, floor_max)))
+    limits = [
+        (a.l2, k * max(b.l2, floor), a.max, 2 * k * max(b.max, floor_max))
         for a, b in ((flax, torch), (torch, flax))
     ]
+    uses = [(l2 / by_l2, most / by_max) for l2, by_l2, most, by_max in limits]
     use = max(map(max, uses))
+    twin = 0 if max(uses[0]) == use else 1
+    norm = 0 if uses[twin][0] == use else 1
+    error, limit = limits[twin][2 * norm : 2 * norm + 2]
+    ok = torch.finite and flax.finite and use <= 1
+    where = "in torch, " * twin + "its largest value" * norm
     return Row(
         quantity.name,
-        ok=torch.finite and flax.finite and use <= 1,
+        ok=ok,
         kind=quantity.kind,
-        error=flax.l2,
-        limit=k * max(torch.l2, floor),
-        note=_note(flax) or _note(torch),
+        error=error,
+        limit=limit,
+        note=_note(flax) or _note(torch) or ("" if ok else where.rstrip(", ")),
         figures={
             "torch": _figures(torch),
             "flax": _figures(flax),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from parity.judging.tolerances import FLOAT64
 from parity.machine import Precision, float32_precision
 from parity.running.experiments import Callee, Experiment
 from parity.running.nudge import nudged
-from parity.running.pair import Pair
+from parity.running.pair import Pair, Workbenches
 from parity.running.taps import ModuleError, Quantity
 
 Deviations = Mapping[Quantity, Deviation | None]
@@ -26,8 +27,44 @@ TIES = " at ties"
 """Ends the kind of what a module gave for an input with many equal values."""
 
 
+@dataclass(frozen=True)
 class Isolation:
-    """Experiments with every module: its errors are its own, for none travels.
+    """What experiments with every module gave: its errors are its own.
+
+    Args:
+        reference: what each module was given, and should give.
+        found: by tap, then by network: ``"torch"``, ``"flax"``, ``"flax in float64"``.
+        failed: by tap, why there is nothing to compare.
+        magnified: what a nudge moves each quantity by.
+    """
+
+    reference: Reference
+    found: dict[str, dict[str, Deviations]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    magnified: dict[Quantity, Growth] = field(default_factory=dict)
+
+    def growth(self, quantity: Quantity, tap: str) -> Growth:
+        """Does what :meth:`Reference.growth` does for what an experiment gives."""
+        by_l2, by_max = self.magnified.get(quantity, (1.0, 1.0))
+        of_one = partial(self.reference.growth_of_one, quantity, tap)
+        return of_one(by_l2), of_one(by_max)
+
+    def size(self, quantity: Quantity) -> int:
+        """How many values a quantity of an experiment has."""
+        kind = quantity.kind.removesuffix(TIES)
+        kind = "input" if kind == "input gradient" else kind
+        return self.reference.values[Quantity(kind, quantity.name)].size
+
+
+def isolated(
+    pair: Pair,
+    reference: Reference,
+    common: Sequence[str],
+    *,
+    precision: Precision,
+    progress: Callable[[str], None],
+) -> Isolation:
+    """Runs every module alone, on what the reference had there.
 
     Args:
         pair: both networks.
@@ -36,83 +73,66 @@ class Isolation:
             module around.
         precision: of float32 on accelerators.
         progress: told which module is next.
-
-    Attributes:
-        found: by tap, then by network: ``"torch"``, ``"flax"``, ``"flax in float64"``.
-        failed: by tap, why there is nothing to compare.
     """
+    workbenches = pair.workbenches(training=reference.objective is not None)
+    laboratory = _Laboratory(workbenches, common, precision, Isolation(reference))
+    found = laboratory.found
+    for number, tap in enumerate(common):
+        if number % OFTEN == 0:
+            machine.give_back()
+        progress(tap)
+        try:
+            found.found[tap] = laboratory.experiment(tap)
+        except ModuleError as failure:
+            found.failed[tap] = failure.what
+    return found
 
-    def __init__(
-        self,
-        pair: Pair,
-        reference: Reference,
-        common: Sequence[str],
-        *,
-        precision: Precision,
-        progress: Callable[[str], None],
-    ) -> None:
-        self._reference = reference
-        self._common = common
-        self._precision: Precision = precision
-        self._workbenches = pair.workbenches(training=reference.objective is not None)
-        self._magnified: dict[Quantity, Growth] = {}
-        self._inward: dict[str, np.ndarray] = {}  # gradients, by what calls are given
-        self.found: dict[str, dict[str, Deviations]] = {}
-        self.failed: dict[str, str] = {}
-        for number, tap in enumerate(common):
-            if number % OFTEN == 0:
-                machine.give_back()
-            progress(tap)
-            try:
-                self.found[tap] = self._try(tap)
-            except ModuleError as failure:
-                self.failed[tap] = failure.what
-        del self._workbenches, self._inward
 
-    def growth(self, quantity: Quantity, tap: str) -> Growth:
-        """Does what :meth:`Reference.growth` does for what an experiment gives."""
-        by_l2, by_max = self._magnified.get(quantity, (1.0, 1.0))
-        of_one = partial(self._reference.growth_of_one, quantity, tap)
-        return of_one(by_l2), of_one(by_max)
+@dataclass(frozen=True)
+class _Laboratory:
+    workbenches: Workbenches
+    common: Sequence[str]
+    precision: Precision
+    found: Isolation
+    inward: dict[str, np.ndarray] = field(default_factory=dict)
+    """Gradients, by what calls are given."""
 
-    def size(self, quantity: Quantity) -> int:
-        """How many values a quantity of an experiment has."""
-        kind = quantity.kind.removesuffix(TIES)
-        kind = "input" if kind == "input gradient" else kind
-        return self._reference.values[Quantity(kind, quantity.name)].size
+    @property
+    def reference(self) -> Reference:
+        return self.found.reference
 
-    def _try(self, tap: str) -> dict[str, Deviations]:
+    def experiment(self, tap: str) -> dict[str, Deviations]:
         setup = self._setup(tap)
         expected = self._expected(setup)
         found = self._networks(setup, expected)
-        for draw in self._reference.draws:
-            moved = self._workbenches.run("torch", _nudged(setup, draw), float64=True)
+        for draw in self.reference.draws:
+            moved = self.workbenches.run("torch", _nudged(setup, draw), float64=True)
             for quantity, by in self._deviations(moved, expected).items():
-                growth = grown(by, self._magnified.get(quantity))
-                self._magnified[quantity] = growth
-        if setup.gradient is None or self._reference.has_state(tap):
+                growth = grown(by, self.found.magnified.get(quantity))
+                self.found.magnified[quantity] = growth
+        if setup.gradient is None or self.reference.has_state(tap):
             return found
         tied = _with_ties(setup)
-        expected = self._workbenches.run("torch", tied, float64=True)
+        expected = self.workbenches.run("torch", tied, float64=True)
         more = self._networks(tied, expected)
         return {name: {**found[name], **_named(more[name])} for name in found}
 
     def _setup(self, tap: str) -> Experiment:
-        values = self._reference.values
+        values = self.reference.values
         calls = [
             Callee(
-                other, values[Quantity("output", other)], self._inward.pop(other, None)
+                other, values[Quantity("output", other)], self.inward.pop(other, None)
             )
             for other in self._callees.get(tap, [])
         ]
         gradient = values.get(Quantity("gradient", tap))
-        return Experiment(tap, self._reference.input(tap), gradient, calls)
+        return Experiment(tap, self.reference.input(tap), gradient, calls)
 
     @cached_property
     def _callees(self) -> dict[str, list[str]]:
         """The common taps that each calls, in order, those between left out."""
-        callers = self._reference.calls.callers
-        common = set(self._common)
+        callers = self.reference.calls.callers
+        common = set(self.common)
         found: dict[str, list[str]] = {}
         for tap in callers:
             caller = callers[tap]
@@ -124,13 +144,13 @@ class Isolation:
 
     def _expected(self, setup: Experiment) -> Values:
         if setup.gradient is None:
-            values = self._reference.values
+            values = self.reference.values
             output = Quantity("output", setup.tap)
             handed = [Quantity("input", callee.tap) for callee in setup.calls]
             return {quantity: values[quantity] for quantity in [output, *handed]}
-        expected = self._workbenches.run("torch", setup, float64=True)
+        expected = self.workbenches.run("torch", setup, float64=True)
         self._check_steady(setup.tap, expected)
-        self._inward[setup.tap] = expected[Quantity("input gradient", setup.tap)]
+        self.inward[setup.tap] = expected[Quantity("input gradient", setup.tap)]
         return expected
 
     def _check_steady(self, tap: str, found: Values) -> None:
@@ -139,25 +159,25 @@ class Isolation:
         One that is random, or remembers: whatever is measured of it says nothing.
         """
         output = Quantity("output", tap)
-        expected = self._reference.values[output]
-        by = self._reference.deviation(output, found[output], expected)
+        expected = self.reference.values[output]
+        by = self.reference.deviation(output, found[output], expected)
         if by is None or (by.finite and by.l2 > FLOAT64["output"]):
-            self.failed[tap] = "does not compute the same twice in torch"
+            self.found.failed[tap] = "does not compute the same twice in torch"
 
     def _networks(self, setup: Experiment, expected: Values) -> dict[str, Deviations]:
-        with float32_precision(self._precision):
+        with float32_precision(self.precision):
             found = {
-                "torch": self._workbenches.run("torch", setup),
-                "flax": self._workbenches.run("flax", setup),
+                "torch": self.workbenches.run("torch", setup),
+                "flax": self.workbenches.run("flax", setup),
             }
-        found["flax in float64"] = self._workbenches.run("flax", setup, float64=True)
+        found["flax in float64"] = self.workbenches.run("flax", setup, float64=True)
         return {
             name: self._deviations(values, expected) for name, values in found.items()
         }
 
     def _deviations(self, values: Values, expected: Values) -> Deviations:
         return {
-            quantity: self._reference.deviation(
+            quantity: self.reference.deviation(
                 quantity, values.get(quantity), expected.get(quantity)
             )
             for quantity in {**expected, **values}

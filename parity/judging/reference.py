@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 from functools import cached_property
-from math import prod, sqrt
+from math import hypot, prod, sqrt
 from pathlib import Path
 
 import numpy as np
 
-from parity.judging.distance import Deviation, deviation
+from parity.judging.distance import Deviation, deviation, ratio
 from parity.judging.kinks import Kinks
 from parity.judging.tolerances import GROWTH_MOST, growth_of_product, growth_of_sum
 from parity.running.nudge import NUDGE
@@ -27,6 +28,7 @@ Growth = tuple[float, float]
 """How many times larger than a rounding an error has grown: of e, and of m."""
 
 
+@dataclass(frozen=True)
 class Reference:
     """A run of the torch network in float64, and what it says about rounding.
 
@@ -35,34 +37,23 @@ class Reference:
         images: float array (n, c, h, w).
         objective: what is differentiated, in training mode; ``None`` in evaluation
             mode.
-        folder: where arrays are kept meanwhile.
         progress: told what is about to be computed.
+        values: every quantity, in order.
+        calls: of its modules.
     """
 
-    def __init__(
-        self,
-        pair: Pair,
-        images: np.ndarray,
-        *,
-        objective: Objective | None,
-        folder: Path,
-        progress: Callable[[str], None],
-    ) -> None:
-        self.objective = objective
-        self._pair = pair
-        self._images = images
-        self._progress = progress
-        mode = "" if objective is None else " in training"
-        progress(f"torch in float64{mode}")
-        self.values: Values = Spool(folder)
-        """Every quantity, in order."""
-        self.calls: Calls = self.run(self.values.__setitem__)
-        self.values.finished()
-        taps = [quantity for quantity in self.values if quantity.kind == "output"]
-        self.shapes: dict[str, Shape] = {
-            tap.name: self.values[tap].shape for tap in taps
-        }
+    pair: Pair
+    images: np.ndarray
+    objective: Objective | None
+    progress: Callable[[str], None]
+    values: Values
+    calls: Calls
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
         """The shape of every tap."""
+        taps = [quantity for quantity in self.values if quantity.kind == "output"]
+        return {tap.name: self.values[tap].shape for tap in taps}
 
     def run(
         self, visit: Visit, *, branch: Branch | None = None, nudge: int | None = None
@@ -76,15 +67,8 @@ class Reference:
             nudge: with state and images moved by float64's roundoff, up or down as
                 this draw says.
         """
-        if self.objective is None:
-            return self._pair.torch.forward(
-                self._images, visit, float64=True, nudge=nudge
-            )
-        return self._pair.torch.training(
-            *(self._images, self.objective, visit),
-            branch=branch,
-            float64=True,
-            nudge=nudge,
+        return _run(
+            *(self.pair, self.images, self.objective, visit), branch=branch, nudge=nudge
         )
 
     def input(self, tap: str) -> np.ndarray:
@@ -100,7 +84,7 @@ class Reference:
     @cached_property
     def kinks(self) -> Kinks:
         """Its rectifiers and pools."""
-        return Kinks(self._pair, list(self.shapes))
+        return Kinks(self.pair, list(self.shapes))
 
     @cached_property
     def way(self) -> dict[str, np.ndarray]:
@@ -109,7 +93,7 @@ class Reference:
 
     @cached_property
     def _state(self) -> dict[str, Shape]:
-        return {name: array.shape for name, array in self._pair.torch.state().items()}
+        return {name: array.shape for name, array in self.pair.torch.state().items()}
 
     @cached_property
     def _depths(self) -> dict[str, int]:
@@ -136,19 +120,21 @@ class Reference:
         The root of the layers behind it, as of a random walk, or more where the network
         magnifies errors. This is measured: the reference is run once more with state
         and images moved by float64's roundoff, and what that moves the quantity by is
-        divided by it.
+        divided by it. What a kernel's gradient sums up, over the batch and the map,
+        adds its own roundings.
         """
         layers = sqrt(self._layers(quantity))
         by_l2, by_max = self._magnified.get(quantity, (1.0, 1.0))
         if quantity == LOSS:  # one number, which a nudge may happen to leave alone
             of_output = self.growth(Quantity("output", OUTPUT))
             by_l2, by_max = max(by_l2, of_output[0]), max(by_max, of_output[1])
-        return max(layers, by_l2), max(layers, by_max)
+        own = self._sums.get(quantity, 0.0)
+        return max(layers, hypot(by_l2, own)), max(layers, hypot(by_max, own))
 
     @cached_property
     def _magnified(self) -> dict[Quantity, Growth]:
         mode = "" if self.objective is None else " in training"
-        self._progress(f"torch in float64{mode}, nudged")
+        self.progress(f"torch in float64{mode}, nudged")
         found: dict[Quantity, Growth] = {}
 
         def visit(quantity: Quantity, value: np.ndarray) -> None:
@@ -158,6 +144,41 @@ class Reference:
 
         for draw in self.draws:
             self.run(visit, nudge=draw)
+        return found
+
+    @cached_property
+    def _sums(self) -> dict[Quantity, float]:
+        """The growth of roundings in the sums of kernels' gradients, by their length.
+
+        A partial sum is as large as a random walk's, and as what the means of its terms
+        add up to over an image: these have one sign there, another in the next image.
+        """
+        found = {}
+        for name, shape in self._state.items():
+            path = name.rpartition(".")[0]
+            gradient = self.values.get(Quantity("gradient", path))
+            x = self.values.get(Quantity("input", path))
+            quantity = Quantity("parameter gradient", name)
+            if len(shape) < 2 or gradient is None or x is None:
+                continue
+            if quantity not in self.values or x.shape[1] % shape[1]:
+                continue
+            groups = x.shape[1] // shape[1]
+            if gradient.shape[1] % groups:
+                continue
+            sizes = np.ones((len(x), groups))
+            means = np.ones((len(x), groups))
+            for factor in (gradient, x):
+                by_channel = factor.reshape(*sizes.shape, factor.shape[1] // groups, -1)
+                sizes *= np.square(by_channel).mean(3).sum(2)
+                means *= np.square(by_channel.mean(3)).sum(2)
+            positions = prod(gradient.shape[2:])
+            partial = (positions * sizes + positions**2 * means).sum()
+            cancels = ratio(
+                sqrt(partial * prod(shape[2:])), np.linalg.norm(self.values[quantity])
+            )
+            by_length = growth_of_product(len(x) * positions)
+            found[quantity] = min(by_length * cancels, GROWTH_MOST)
         return found
 
     @property
@@ -227,6 +248,46 @@ class Reference:
                 terms *= centred / np.where(deviation > 0, deviation, 1)
             found[quantity] = terms.sum(axes)
         return found
+
+
+def reference_of(
+    pair: Pair,
+    images: np.ndarray,
+    *,
+    objective: Objective | None,
+    folder: Path,
+    progress: Callable[[str], None],
+) -> Reference:
+    """Runs the torch network in float64.
+
+    Args:
+        pair: both networks.
+        images: float array (n, c, h, w).
+        objective: see :class:`Reference`.
+        folder: where arrays are kept meanwhile.
+        progress: told what is about to be computed.
+    """
+    progress(f"torch in float64{'' if objective is None else ' in training'}")
+    values = Spool(folder)
+    calls = _run(pair, images, objective, values.__setitem__)
+    values.finished()
+    return Reference(pair, images, objective, progress, values, calls)
+
+
+def _run(
+    pair: Pair,
+    images: np.ndarray,
+    objective: Objective | None,
+    visit: Visit,
+    *,
+    branch: Branch | None = None,
+    nudge: int | None = None,
+) -> Calls:
+    if objective is None:
+        return pair.torch.forward(images, visit, float64=True, nudge=nudge)
+    return pair.torch.training(
+        images, objective, visit, branch=branch, float64=True, nudge=nudge
+    )
 
 
 def grown(moved: Deviation | None, before: Growth | None) -> Growth:
