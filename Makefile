@@ -11,7 +11,7 @@ WORKERS ?= 2
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo accelerator bench bench-report docs test test-all test-exhaustive \
-	test-mutants test-alarms lint types clean
+	test-mutants test-alarms test-latest lint types clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.demo
@@ -42,7 +42,7 @@ test: $(INSTALLED)
 
 # And what it leaves out: full-size networks, every mode, four times the examples.
 test-all: $(INSTALLED)
-	RESNET_TWINS_EXAMPLES=all $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile \
+	RESNET_TWINS_TESTS=all $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile \
 		-m 'not exhaustive'
 
 # Two hundred random networks, none of which may raise an alarm.
@@ -51,11 +51,25 @@ test-alarms: $(INSTALLED)
 
 # All there is, for hours.
 test-exhaustive: $(INSTALLED)
-	RESNET_TWINS_EXAMPLES=all $(VENV)/bin/python -m pytest -n $(WORKERS) -m ''
+	RESNET_TWINS_TESTS=all $(VENV)/bin/python -m pytest -n $(WORKERS) -m ''
 
 # Every fault that the check must catch; `make test` tries a few.
 test-mutants: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) tests/mutants/test_mutants.py -m ''
+
+# The Flax twin on the newest versions there are, against what the torch twin of the
+# pinned ones gives: an environment of its own, which needs no torch.
+LATEST_PYTHON ?= $(firstword $(foreach python,python3.13 python3.12,\
+	$(shell $(python) -c 'print("$(python)")' 2>/dev/null)) $(PYTHON))
+LATEST ?= .venv-latest
+
+test-latest: $(INSTALLED)
+	$(LATEST_PYTHON) -m venv $(LATEST)
+	$(LATEST)/bin/pip install --quiet --upgrade $(PIP_ARGS) -e '.[flax]' pytest
+	$(VENV)/bin/python -m tests.latest.record $(LATEST)/recorded
+	$(LATEST)/bin/pip freeze | grep -iE '^(jax|jaxlib|flax|optax|numpy)='
+	RESNET_TWINS_RECORDED=$(LATEST)/recorded $(LATEST)/bin/python -m pytest \
+		--noconftest -m '' tests/latest
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
@@ -72,4 +86,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(LATEST)

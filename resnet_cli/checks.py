@@ -17,6 +17,7 @@ from parity.mutants import selftest
 from parity.recipe import FieldError, Recipe
 from parity.reports import certificate as certificates
 from parity.reports.page import write_html
+from parity.weights.twins import require
 from resnet_cli import tables
 from resnet_cli.progress import download_bar, say_notes, status
 
@@ -30,6 +31,7 @@ def check(
     certificate: Path | None,
 ) -> bool:
     """Runs a check, prints and writes what was found; says whether it passed."""
+    require("torch", "flax")
     if html is not None:
         tables.require_plot(html)
     for path in (html, certificate):
@@ -44,7 +46,7 @@ def check(
         print(certificates.to_certificate(report, recipe.to_dict()), end="")
     else:
         print(f"{what}\n")
-        print(f"{report.gate_table()}\n\n{report.verdict()}" if brief else report)
+        print(report.brief() if brief else report)
     if html is not None:
         write_html(report, html, title=what)
         print(f"report: {html}", file=sys.stderr)
@@ -66,7 +68,7 @@ def verify(path: Path, *, weights: str | None) -> bool:
     if weights is not None:  # they may lie elsewhere here
         recipe = recipe.with_weights(weights)
     what, report = _run(recipe)
-    print(f"{what}\n\n{report.gate_table()}\n\n{report.verdict()}\n")
+    print(f"{what}\n\n{report.brief()}\n")
     elsewhere = certificates.elsewhere(certified, report)
     found = certificates.differences(certified, report)
     for line in (*elsewhere, *found):

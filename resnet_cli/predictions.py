@@ -12,7 +12,7 @@ from parity.images import photograph
 from parity.running.network import logits
 from parity.running.network import top as likeliest
 from parity.text import table
-from parity.weights.twins import build
+from parity.weights.twins import build, require
 from resnet_cli.progress import download_bar, say_notes, status
 
 
@@ -30,6 +30,7 @@ def predict(
     as_json: bool,
 ) -> None:
     """Prints the likeliest classes of a photograph, by each framework's twin."""
+    require(*frameworks)
     with download_bar() as progress:
         chosen = weights_for(
             config,

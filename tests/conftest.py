@@ -6,6 +6,14 @@ import os
 import tempfile
 from pathlib import Path
 
+from tests.support.examples import THOROUGH
+
+if not THOROUGH:  # LLVM's optimisations cost a third of the time
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "")
+        + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    )
+
 import jax
 import matplotlib.cbook
 import numpy as np

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.judging.blind import blind_spots
 from parity.judging.evidence import Evidence
 from parity.judging.gates import FORWARD, GATES, judge
 from parity.judging.report import Report
@@ -131,10 +132,11 @@ def compare_modules(
             progress=progress,
         )
         results = [judge(gate, evidence) for gate in gates]
-        shapes = {}
+        shapes, hidden = {}, ()
         with suppress(ModuleError):  # then the gates have said so
             phase = evidence.forward if set(FORWARD) & set(gates) else evidence.training
             shapes = phase.reference.shapes if gates else {}
+            hidden = tuple(blind_spots(evidence, phase if gates else None))
     setting = {
         "config": _config(torch_module),
         "dtype": evidence.dtype,
@@ -145,7 +147,7 @@ def compare_modules(
         "weights": {name: digest(state) for name, state in evidence.states.items()},
         **environment(),
     }
-    return Report(tuple(results), shapes, setting)
+    return Report(tuple(results), shapes, setting, hidden)
 
 
 def _config(model: Any) -> str | None:

@@ -19,6 +19,9 @@ class Deviation:
     Args:
         l2: 2-norm of the difference over the 2-norm of the reference.
         max: maximum norm of the difference over the maximum norm of the reference.
+        scale: how much of the reference the difference has in it: the sum of both's
+            products over the reference's of squares. Rounding's averages out; that of
+            a factor of 1.01 is 0.01.
         p50: median of the difference over the same norm; of large arrays from a sample.
         p99: what 99 % of them do not exceed, likewise.
         worst: index of the largest difference, (n, c, h, w) for a map.
@@ -29,6 +32,7 @@ class Deviation:
 
     l2: float
     max: float
+    scale: float
     p50: float
     p99: float
     worst: Shape
@@ -56,15 +60,19 @@ def deviation(
     finite = bool(np.isfinite(value).all() and np.isfinite(reference).all())
     with np.errstate(invalid="ignore"):  # inf - inf: reported as not finite
         error = np.subtract(value, reference, dtype=np.float64)
+    norms = reference if terms is None else terms
+    flat, expected = error.ravel(), reference.ravel()
+    with np.errstate(invalid="ignore", over="ignore"):
+        scale = ratio(flat @ expected, norms.ravel() @ norms.ravel())
     error = np.abs(error)
     worst = np.unravel_index(int(error.argmax()), error.shape) if error.size else ()
-    norms = reference if terms is None else terms
     largest = np.abs(norms).max(initial=0.0)
     sample = error.ravel()[:: error.size // SAMPLE + 1] if error.size else np.zeros(1)
     p50, p99 = np.quantile(sample, (0.5, 0.99))
     return Deviation(
         l2=ratio(np.linalg.norm(error.ravel()), np.linalg.norm(norms.ravel())),
         max=ratio(error.max(initial=0.0), largest),
+        scale=scale,
         p50=ratio(p50, largest),
         p99=ratio(p99, largest),
         worst=tuple(int(i) for i in worst),

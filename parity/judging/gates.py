@@ -20,6 +20,7 @@ from parity.judging import tolerances
 from parity.judging.distance import Deviation, deviation, ratio
 from parity.judging.evidence import Evidence, Phase, Run
 from parity.judging.isolation import Deviations, Isolation
+from parity.judging.kinks import Kink
 from parity.judging.report import GateResult, Row, share_used
 from parity.running.objective import has_classes
 from parity.running.taps import OUTPUT, ModuleError, Quantity, path_of
@@ -79,6 +80,11 @@ def algebra(evidence: Evidence, gate: Gate) -> GateResult:
             rows.append(_unmatched(evidence, phase, run, quantity))
         else:
             rows.append(_exact(quantity, found, phase.reference.growth(quantity)[0]))
+    if gate.training:  # the reference has followed it there: was it rounding?
+        rows += (
+            _side(evidence, tap, {"Flax": kink}, "float64")
+            for tap, kink in run.kinks.items()
+        )
     what = (
         "float64, gradients and statistics" if gate.training else "float64, every tap"
     )
@@ -171,14 +177,7 @@ def kinks(evidence: Evidence, gate: Gate) -> GateResult:
     rows = []
     for tap in phase.reference.kinks.taps:
         found = {name: run.kinks[tap] for name, run in runs.items() if tap in run.kinks}
-        size = max((kink.size for kink in found.values()), default=0.0)
-        _, growth = phase.reference.growth(Quantity("output", tap))
-        limit = tolerances.ceiling(evidence.arithmetic, growth)
-        notes = [
-            f"kink, {kink.units} unit{'s' * (kink.units > 1)} in {name}"
-            for name, kink in found.items()
-        ]
-        rows.append(Row(tap, size <= limit, "", size, limit, ", ".join(notes)))
+        rows.append(_side(evidence, tap, found, evidence.arithmetic))
     what = "sides of kinks"
     if not rows:
         return gate.result(what, (), "torch has no ReLU or MaxPool2d modules")
@@ -279,6 +278,17 @@ def _both(phase: Phase, run: Run) -> Iterator[tuple[Quantity, Deviation | None]]
             yield quantity, None
 
 
+def _side(evidence: Evidence, tap: str, found: Mapping[str, Kink], dtype: str) -> Row:
+    size = max((kink.size for kink in found.values()), default=0.0)
+    _, growth = evidence.training.reference.growth(Quantity("output", tap))
+    limit = tolerances.ceiling(dtype, growth)
+    notes = [
+        f"kink, {kink.units} unit{'s' * (kink.units > 1)} in {name}"
+        for name, kink in found.items()
+    ]
+    return Row(tap, size <= limit, "", size, limit, ", ".join(notes))
+
+
 def _exact(quantity: Quantity, found: Deviation, growth: float) -> Row:
     kind = quantity.kind.removesuffix(" at ties")
     limit = tolerances.algebra_limit(kind, growth)
@@ -311,14 +321,14 @@ def _symmetric(
     norm = 0 if uses[twin][0] == use else 1
     error, limit = limits[twin][2 * norm : 2 * norm + 2]
     ok = torch.finite and flax.finite and use <= 1
-    where = "in torch, " * twin + "its largest value" * norm
+    where = ("", f"in torch{', its largest value' * norm}")[twin]
     return Row(
         quantity.name,
         ok=ok,
         kind=quantity.kind,
         error=error,
         limit=limit,
-        note=_note(flax) or _note(torch) or ("" if ok else where.rstrip(", ")),
+        note=_note(flax) or _note(torch) or ("" if ok else where),
         figures={
             "torch": _figures(torch),
             "flax": _figures(flax),

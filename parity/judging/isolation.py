@@ -24,7 +24,7 @@ OFTEN = 32
 """Modules after which freed memory is given back; it takes time to get it again."""
 
 TIES = " at ties"
-"""Ends the kind of what a module gave for an input with many equal values."""
+"""Ends the kind of what a module gave for few and large values, many of them equal."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class _Laboratory:
             for quantity, by in self._deviations(moved, expected).items():
                 growth = grown(by, self.found.magnified.get(quantity))
                 self.found.magnified[quantity] = growth
-        if setup.gradient is None or self.reference.has_state(tap):
+        if self.reference.has_state(tap):
             return found
         tied = _with_ties(setup)
         expected = self.workbenches.run("torch", tied, float64=True)
@@ -191,10 +191,14 @@ def _nudged(setup: Experiment, draw: int) -> Experiment:
 
 
 def _with_ties(setup: Experiment) -> Experiment:
-    """The same with the input on a coarse grid, so that many values are equal, or 0."""
+    """The same with inputs that are whole multiples of 4, about as many as there were.
+
+    Many are equal, many are 0, and some are beyond every bound that an activation may
+    have, as relu6's.
+    """
     x = setup.input
     step = 2.0 ** np.round(np.log2(max(float(x.std()), 1e-30)))
-    return Experiment(setup.tap, np.round(x / step) * step, setup.gradient)
+    return Experiment(setup.tap, np.round(x / step) * 4, setup.gradient)
 
 
 def _named(found: Deviations) -> Deviations:

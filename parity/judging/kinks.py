@@ -39,6 +39,10 @@ class Kinks:
         self.taps = [tap for tap in taps if path_of(tap) in self._kinds]
         self.pools = [path for path, kind in self._kinds.items() if kind == "maxpool"]
 
+    def is_rectifier(self, tap: str) -> bool:
+        """Whether it is a call of one, and not of a pool."""
+        return path_of(tap) not in self.pools
+
     def way(
         self,
         values: Mapping[Quantity, np.ndarray],

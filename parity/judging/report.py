@@ -21,11 +21,13 @@ class Report:
         gates: the verdicts, in order.
         shapes: shape of every tap of the reference, in the order of computation.
         setting: what was checked and with what: versions, threads, digests.
+        hidden: what inputs and weights kept from being seen, a line each.
     """
 
     gates: tuple[GateResult, ...]
     shapes: Mapping[str, Shape]
     setting: Mapping[str, Any]
+    hidden: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -75,6 +77,7 @@ class Report:
                     "first_divergence": self.first_divergence,
                     "culprits": self.culprits,
                     "setting": self.setting,
+                    "hidden": self.hidden,
                     "gates": [
                         {
                             "gate": g.gate,
@@ -136,7 +139,8 @@ class Report:
         if not gate.failures:
             return f"FAIL: {gate.gate} ({gate.what}) had nothing to judge"
         row = gate.failures[0]
-        kind = "" if row.kind in ("", "output") or row.note else f", {row.kind}"
+        plain = row.kind in ("", "output") or (row.note and not row.limit)
+        kind = "" if plain else f", {row.kind}"
         where = f"{row.name or 'loss'}{kind} {row.note}".rstrip()
         line = f"FAIL: {gate.gate} ({gate.what}): first divergence at {where}"
         culprits = self.culprits
@@ -146,7 +150,12 @@ class Report:
         return f"{line}; wrong by itself: {', '.join(culprits[:3])}{more}"
 
     def __str__(self) -> str:
-        return f"{self.layer_table()}\n\n{self.gate_table()}\n\n{self.verdict()}"
+        return f"{self.layer_table()}\n\n{self.brief()}"
+
+    def brief(self) -> str:
+        """Returns the gates, the verdict, and what could not be seen."""
+        hidden = [f"not seen: {line}" for line in self.hidden]
+        return "\n".join([self.gate_table(), "", self.verdict(), *hidden])
 
 
 def _layer_line(

@@ -70,7 +70,6 @@ class Mutant:
         network: on which it shows, of ``NETWORKS``.
         size: of the images, (height, width). On odd sizes much is the same that is not
             on even ones.
-        scale: of the images, which are normal.
         state: changes the weights of both twins first, for faults that only show on
             some.
     """
@@ -84,7 +83,6 @@ class Mutant:
     proof: str = ""
     network: str = "basic"
     size: tuple[int, int] = (64, 48)
-    scale: float = 1.0
     state: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = dict
 
     def twins(self, *, seed: int = 0) -> tuple[Any, Any]:
@@ -107,8 +105,7 @@ class Mutant:
             seed: of the images.
         """
         shape = (2, NETWORKS[self.network].in_channels, *self.size)
-        images = random_images(shape, seed=seed)
-        return images * images.dtype.type(self.scale)
+        return random_images(shape, seed=seed)
 
     def applied(self, model: Any) -> Any:
         """Returns a copy of a Flax twin with the fault."""

@@ -69,7 +69,7 @@ POINTS = (
         network="bottleneck",
     ),
     # Scaled, so that every rectifier has something beyond 6.
-    everywhere(33, "relu6", "relu", ReLU, layers.ReLU6, scale=4.0),
+    everywhere(33, "relu6", "relu", ReLU, layers.ReLU6),
     everywhere(34, "leaky ReLU 0.01", "relu", ReLU, layers.LeakyReLU),
 )
 """Faults of norms, rectifiers and blocks."""

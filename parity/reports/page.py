@@ -127,6 +127,7 @@ def _verdict(report: Report, title: str) -> _Html:
         named, more = report.culprits[:_NAMED], len(report.culprits) - _NAMED
         rest = f" and {more} more" if more > 0 else ""
         words[2] = _tag("p", f"wrong by itself: {', '.join(named)}{rest}")
+    words += [_tag("p", f"Not seen: {line}", class_="note") for line in report.hidden]
     setting = report.setting
     inputs = setting.get("inputs", {})
     arithmetic, dtype = setting.get("arithmetic"), setting.get("dtype")
@@ -211,7 +212,7 @@ def _worst(report: Report) -> Iterator[_Html]:
         rows = [
             row
             for row in gate.rows
-            if not _is_kink(gate, row) and (not row.ok or (row.limit and row.error))
+            if not _is_kink(row) and (not row.ok or (row.limit and row.error))
         ]
         rows.sort(key=lambda row: (row.ok, -_used(row)))  # stable: else as computed
         if rows:
@@ -237,7 +238,7 @@ def _element(row: Row) -> tuple[object, ...]:
         errors = (_figure(torch["l2"]), _figure(flax["l2"]))
     else:
         farther, error = row.figures, _figure(row.error) if row.error else ""
-        errors = (error, "") if row.note == "in torch" else ("", error)
+        errors = (error, "") if row.note.startswith("in torch") else ("", error)
     place: tuple[str, ...] = ("", "", "", "")
     note = row.note.removeprefix(row.kind).lstrip()  # isolated gates say it twice
     if "value" in farther:
@@ -262,7 +263,7 @@ def _kinks(report: Report) -> Iterator[_Html]:
         (row.ok, (row.name, row.note, _figure(row.error), _figure(row.limit)))
         for gate in report.gates
         for row in gate.rows
-        if _is_kink(gate, row)
+        if _is_kink(row)
     ]
     if rows:
         yield _tag("h2", "Kinks")
@@ -275,8 +276,8 @@ def _kinks(report: Report) -> Iterator[_Html]:
         yield _table(("tap", "units", "distance", "limit"), rows)
 
 
-def _is_kink(gate: GateResult, row: Row) -> bool:
-    return gate.gate == "G4" and bool(row.note) and row.limit > 0
+def _is_kink(row: Row) -> bool:
+    return row.note.startswith("kink") and row.limit > 0
 
 
 def _layers(report: Report) -> _Html:

@@ -12,6 +12,17 @@ from parity.weights.state import entries, load_state_dict
 from resnet_spec import ResNetConfig
 
 
+def require(*frameworks: str) -> None:
+    """Makes sure of frameworks before anything is fetched or computed for them.
+
+    Raises:
+        ModuleNotFoundError: one is not installed.
+    """
+    for name in frameworks:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 def abstract_torch(config: ResNetConfig, *, param_dtype: str = "float32") -> Any:
     """Returns the torch twin on the meta device; loading a state gives it data."""
     import torch

@@ -217,7 +217,7 @@ TORCH: dict[str, tuple[Callable[[Any], Any], str, tuple[str, ...]]] = {
 )
 def test_a_fault_of_the_torch_network_is_named(fault: str):
     change, culprit, gates = TORCH[fault]
-    pair = Mutant(number=0, name="", apply=lambda model: None, scale=4.0)
+    pair = Mutant(number=0, name="", apply=lambda model: None)
     torch_model, flax_model = pair.twins()
     change(torch_model)
     gates = gates or ("G0", "G1 isolated")

@@ -1,11 +1,13 @@
-"""How many examples are drawn: all of them in ``make test-all``, else a quarter."""
+"""How thorough this run of the tests is: all of it in ``make test-all``."""
 
 from __future__ import annotations
 
 import os
 
+THOROUGH = os.environ.get("RESNET_TWINS_TESTS") == "all"
+"""Whether to draw all examples, and to compile as users do."""
+
 
 def examples(count: int) -> int:
-    """Returns how many of so many examples this run draws."""
-    whole = os.environ.get("RESNET_TWINS_EXAMPLES") == "all"
-    return count if whole else -(-count // 4)
+    """Returns how many of so many examples this run draws: all, or a quarter."""
+    return count if THOROUGH else -(-count // 4)

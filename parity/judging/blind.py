@@ -1,0 +1,78 @@
+"""What a check could not have seen: inputs and weights that hide kinds of faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from parity.judging.evidence import Evidence, Phase
+from parity.running.taps import Quantity
+
+BOUND = 6.0
+"""Of relu6, the commonest activation that ends."""
+
+_DEFAULTS = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+
+
+def blind_spots(evidence: Evidence, phase: Phase | None) -> Iterator[str]:
+    """Yields in a line each what the inputs or the weights hide.
+
+    Args:
+        evidence: of the check.
+        phase: whose activations are looked at; ``None`` where nothing ran.
+    """
+    yield from _of_inputs(evidence.images)
+    yield from _of_state(evidence.states["torch"])
+    if phase is not None:
+        yield from _of_activations(phase)
+
+
+def _of_inputs(x: np.ndarray) -> Iterator[str]:
+    if x.size and (x == x.flat[0]).all():
+        yield "the inputs are one value throughout: no place or channel is told apart"
+        return
+    if len(x) == 1:
+        yield "one input: what mixes up a batch, or its statistics, does not show"
+    elif len(x) and (x == x[:1]).all():
+        yield "all inputs are equal: what mixes up a batch does not show"
+    if x.ndim > 1 and x.shape[1] > 1 and (x == x[:, :1]).all():
+        yield "all channels are equal: their order does not show"
+    if x.ndim == 4 and x.shape[2] == x.shape[3]:
+        yield "the inputs are square: height and width mixed up may not show"
+
+
+def _of_state(state: Mapping[str, np.ndarray]) -> Iterator[str]:
+    norms = [n.removesuffix("running_var") for n in state if n.endswith("running_var")]
+    fresh = [
+        leaf
+        for leaf, value in _DEFAULTS.items()
+        if norms and all(_is(state.get(norm + leaf), value) for norm in norms)
+    ]
+    if fresh:
+        yield (
+            f"every norm's {', '.join(fresh)} {'are' if len(fresh) > 1 else 'is'} as "
+            "created: left out, or taken for another, it does not show"
+        )
+    zero = [n for n, v in state.items() if n.endswith("weight") and _is(v, 0.0)]
+    if zero:
+        more = f" and {len(zero) - 3} more" if len(zero) > 3 else ""
+        yield (
+            f"{', '.join(zero[:3])}{more} is zero throughout: what comes before it "
+            "does not show"
+        )
+
+
+def _is(array: np.ndarray | None, value: float) -> bool:
+    return array is None or bool((array == value).all())
+
+
+def _of_activations(phase: Phase) -> Iterator[str]:
+    reference = phase.reference
+    taps = [t for t in reference.kinks.taps if reference.kinks.is_rectifier(t)]
+    outputs = [reference.values[Quantity("output", tap)] for tap in taps]
+    if outputs and max(map(np.max, outputs)) <= BOUND:
+        yield (
+            f"no rectifier gave more than {BOUND:g}: one that ends there, as relu6, "
+            "shows in the isolated gates alone"
+        )

@@ -1,0 +1,102 @@
+"""What a check says that it could not have seen, and what it sees of such things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+import parity
+import resnet_torch
+from parity.images import random_images
+from parity.judging.blind import blind_spots
+from tests.support.networks import TINY, flax_like, random_torch
+
+RANDOM = random_images((2, 3, 33, 40), seed=1)
+
+
+def hidden(
+    images: np.ndarray = RANDOM, state: Mapping[str, list[float]] = {}
+) -> list[str]:
+    """What the inputs and a state alone hide."""
+    arrays = {name: np.array(values) for name, values in state.items()}
+    evidence = SimpleNamespace(images=images, states={"torch": arrays})
+    return list(blind_spots(cast(Any, evidence), None))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (np.zeros_like, "one value throughout"),
+        (lambda x: 0 * x + 0.5, "one value throughout"),
+        (lambda x: x[:1], "one input"),
+        (lambda x: np.concatenate([x[:1], x[:1]]), "all inputs are equal"),
+        (lambda x: x[:, :1].repeat(3, 1), "all channels are equal"),
+        (lambda x: x[..., :33], "square"),
+    ],
+)
+def test_inputs_that_hide_faults_are_said(
+    change: Callable[[np.ndarray], np.ndarray], said: str
+):
+    (line,) = hidden(change(RANDOM))
+    assert said in line
+
+
+def test_weights_that_hide_faults_are_said():
+    norm = {"a.weight": [1.0, 1.0], "a.bias": [0.5, 0.0]}
+    norm |= {"a.running_mean": [0.0, 0.0], "a.running_var": [1.0, 1.0]}
+    (line,) = hidden(state=norm)
+    assert line.startswith("every norm's weight, running_mean, running_var are as")
+    norm["b.running_var"] = [1.0, 2.0]
+    norm["b.weight"] = [0.0, 0.0]
+    first, second = hidden(state=norm)
+    assert first.startswith("every norm's running_mean is as created")
+    assert second.startswith("b.weight is zero throughout")
+
+
+def test_nothing_is_said_of_a_random_network_and_random_images():
+    model = random_torch(TINY)
+    images = 4 * random_images((2, 3, 65, 49), seed=1)
+    found = parity.check(model, flax_like(model), images, gates=("G5",))
+    assert found.ok
+    assert found.hidden == ()
+
+
+def test_a_network_as_it_is_created_and_small_activations_are_said():
+    torch.manual_seed(0)
+    model = resnet_torch.create_model(TINY)
+    images = 0.1 * random_images((2, 3, 65, 49), seed=1)
+    found = parity.check(model, flax_like(model), images, gates=("G5",))
+    assert ["every norm's weight, bias" in line for line in found.hidden] == [
+        True,
+        False,
+    ]
+    assert "no rectifier gave more than 6" in found.hidden[1]
+    assert str(found).endswith(f"not seen: {found.hidden[1]}")
+    assert found.hidden[1] in found.to_json()
+
+
+class Cut(nnx.Module):
+    """A rectifier that lets nothing below a bound through."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.where(x > 0.1, x, 0)
+
+
+def test_a_rectifier_that_cuts_elsewhere_is_seen_by_the_gate_of_gradients_alone():
+    # In training mode the reference follows a run to its side of a kink: not so far.
+    model = random_torch(TINY)
+    twin = flax_like(model)
+    twin.layer2[0].relu = Cut()
+    found = parity.check(model, twin, RANDOM, gates=("G1 training",))
+    assert not found.ok
+    row = found.gate("G1 training").failures[0]
+    assert row.name == "layer2.0.relu"
+    assert row.note.startswith("kink")
