@@ -74,13 +74,10 @@ def record(folder: Path) -> None:
             for x, y in zip(images, labels, strict=True)
         ]
         after = {f"after {key}": v for key, v in parity.state_dict(model).items()}
-        np.savez(
-            *(folder / f"{name}.npz",),
-            images=images,
-            labels=labels,
-            output=output,
-            **{"losses": np.array(losses), **after},
-        )
+        given = {"images": images, "labels": labels}
+        found = {"output": output, "losses": np.array(losses), **after}
+        save: Any = np.savez  # its keywords are names of arrays
+        save(folder / f"{name}.npz", **given, **found)
         digests[name] = parity.digest_of(resnet_flax.create_model(config, rngs=0))
     (folder / "digests.json").write_text(json.dumps(digests))
 
