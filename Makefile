@@ -7,6 +7,7 @@ PIP_ARGS ?=
 
 # Tests run at the same time; each of these takes up to 5 GB.
 WORKERS ?= 2
+SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 INSTALLED := $(VENV)/.installed
 
@@ -38,12 +39,11 @@ bench-report: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.results.readme
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE)
 
 # And what it leaves out: full-size networks, every mode, four times the examples.
 test-all: $(INSTALLED)
-	RESNET_TWINS_TESTS=all $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile \
-		-m 'not exhaustive'
+	RESNET_TWINS_TESTS=all $(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m 'not exhaustive'
 
 # Two hundred random networks, none of which may raise an alarm.
 test-alarms: $(INSTALLED)

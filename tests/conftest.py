@@ -94,9 +94,14 @@ def pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+LONGEST = ("test_readme", "test_training_check", "test_twins", "test_blind_spots")
+"""Files that are begun first, so that no worker is left alone with one at the end."""
+
+
 @pytest.hookimpl(tryfirst=True)  # before the markers choose
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leaves the network of 1202 layers to ``make test-all``: 110 have its parts."""
     for item in items:
         if "[cifar_resnet1202" in item.name:
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.path.stem not in LONGEST)

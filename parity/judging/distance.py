@@ -63,7 +63,7 @@ def deviation(
     norms = reference if terms is None else terms
     flat, expected = error.ravel(), reference.ravel()
     with np.errstate(invalid="ignore", over="ignore"):
-        scale = ratio(np.vdot(flat, expected), np.vdot(norms, norms))
+        scale = ratio(float(flat @ expected), float(norms.ravel() @ norms.ravel()))
     error = np.abs(error)
     worst = np.unravel_index(int(error.argmax()), error.shape) if error.size else ()
     largest = np.abs(norms).max(initial=0.0)

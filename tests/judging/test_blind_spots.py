@@ -205,7 +205,10 @@ def test_two_values_to_a_channel_raise_no_alarm(seed: int):
     assert found.ok, found.verdict()
 
 
-@pytest.mark.parametrize("kind", ["adam", "adamw", "rmsprop"])
+@pytest.mark.parametrize(
+    "kind",
+    [*(pytest.param(k, marks=pytest.mark.slow) for k in ("adam", "rmsprop")), "adamw"],
+)
 def test_gradients_that_are_all_rounding_raise_no_alarm(kind: Any):
     # A bias before a batch norm: Adam divides its gradient's rounding by its own size.
     model = random_torch(SMALL.replace(conv_bias=True))

@@ -24,7 +24,7 @@ DTYPES = ["float32", "bfloat16", "float16"]
 @pytest.mark.parametrize(
     ("dtype", "name"),
     [
-        ("float32", "resnet18"),
+        pytest.param("float32", "resnet18", marks=pytest.mark.slow),
         *(
             pytest.param(dtype, name, marks=pytest.mark.exhaustive)
             for name in ("resnet18", "resnet50")

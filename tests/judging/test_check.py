@@ -365,7 +365,7 @@ def test_models_in_the_wrong_place_are_refused():
 @pytest.mark.parametrize(
     "name",
     [
-        "resnet18",
+        pytest.param("resnet18", marks=pytest.mark.slow),
         pytest.param("resnet50d", marks=pytest.mark.slow),
         pytest.param("resnet50", marks=pytest.mark.exhaustive),
     ],

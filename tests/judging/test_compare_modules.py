@@ -42,6 +42,7 @@ def hand_made(theirs: nn.Module, *, same: bool) -> HandMade:
     return model
 
 
+@pytest.mark.slow
 def test_a_network_with_names_of_its_own_passes_under_a_mapping(theirs: nn.Module):
     model = hand_made(theirs, same=False)
     with jax.numpy_rank_promotion("allow"):  # nnx's own batch norm needs it
@@ -84,6 +85,7 @@ def test_same_padding_is_exposed_at_the_layers_that_have_it(theirs: nn.Module):
     assert "wrong by itself: conv1, layer2.0.conv1" in found.verdict()
 
 
+@pytest.mark.slow
 def test_on_odd_sizes_same_padding_is_torchs(theirs: nn.Module):
     model = hand_made(theirs, same=True)
     with jax.numpy_rank_promotion("allow"):

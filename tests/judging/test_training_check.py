@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +25,14 @@ from resnet_spec import OptimizerConfig, ResNetConfig, Schedule
 from tests.support.networks import TINY, TINY_BOTTLENECK, flax_like, random_torch
 
 ODD = (3, 3, 65, 49)
+SMALLEST = TINY_BOTTLENECK.replace(layers=(1,), widths=(8,))
 ISOLATED = ("G1 training isolated", "G2 training isolated")
 SHARP = ("G0", "G1 training isolated")
 
 
 @pytest.fixture(scope="module")
 def report() -> parity.Report:
-    model = random_torch(TINY_BOTTLENECK)
+    model = random_torch(SMALLEST)
     images = random_images(ODD, seed=1)
     return parity.check(model, flax_like(model), images, gates=parity.TRAINING)
 
@@ -43,7 +45,7 @@ def test_equal_networks_pass_every_gate_of_training_mode(report: parity.Report):
 
 
 def test_every_gradient_every_statistic_and_the_loss_are_judged(report: parity.Report):
-    entries = parity.entries(random_torch(TINY_BOTTLENECK))
+    entries = parity.entries(random_torch(SMALLEST))
     for name in ("G1 training", "G2 training"):
         by_kind: dict[str, set[str]] = {}
         for row in report.gate(name).rows:
@@ -239,6 +241,14 @@ OPTIMIZERS = {
 BATCH = (4, 3, 33, 40)
 
 
+def _one_of_each(names: Iterable[str], quick: str) -> list[Any]:
+    """All of them, of which only one is in the default suite."""
+    return [
+        pytest.param(name, marks=() if name == quick else pytest.mark.slow)
+        for name in names
+    ]
+
+
 def _learn(optimizer: OptimizerConfig, **kwargs) -> parity.Report:
     model = random_torch(TINY)
     return parity.compare_training(
@@ -246,7 +256,7 @@ def _learn(optimizer: OptimizerConfig, **kwargs) -> parity.Report:
     )
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("kind", _one_of_each(OPTIMIZERS, "adamw"))
 def test_twenty_steps_end_at_the_same_place(kind: str):
     before = parity.digest_of(random_torch(TINY))
     found = _learn(OPTIMIZERS[kind])
@@ -260,6 +270,7 @@ def test_twenty_steps_end_at_the_same_place(kind: str):
     assert parity.digest_of(random_torch(TINY)) == before
 
 
+@pytest.mark.slow
 def test_where_eps_matters_they_do_too():
     adam = OptimizerConfig(schedule=CONSTANT, kind="adam")
     assert _learn(adam, loss_scale=1e-7).ok
@@ -274,7 +285,7 @@ def test_where_eps_matters_they_do_too():
             OptimizerConfig(schedule=CONSTANT, kind="adam"),
             marks=pytest.mark.slow,
         ),
-        ({"nesterov": False}, OPTIMIZERS["sgd"]),
+        pytest.param({"nesterov": False}, OPTIMIZERS["sgd"], marks=pytest.mark.slow),
         pytest.param({"schedule": CONSTANT}, OPTIMIZERS["sgd"], marks=pytest.mark.slow),
     ],
 )
@@ -306,7 +317,10 @@ def _not_zeroed_in_flax(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resnet_flax.optim, "_transformation", added_up)
 
 
-@pytest.mark.parametrize("fault", [_not_zeroed_in_torch, _not_zeroed_in_flax])
+@pytest.mark.parametrize(
+    "fault",
+    [_not_zeroed_in_torch, pytest.param(_not_zeroed_in_flax, marks=pytest.mark.slow)],
+)
 def test_gradients_that_are_not_zeroed_are_seen_after_the_second_step(
     fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ):
@@ -347,7 +361,12 @@ RIGHT_LOSS = resnet_flax.optim.cross_entropy
 
 
 @pytest.mark.parametrize(
-    "fault", [_mean_of_means, _sum_for_mean, _smoothed_over_the_others]
+    "fault",
+    [
+        _mean_of_means,
+        pytest.param(_sum_for_mean, marks=pytest.mark.slow),
+        _smoothed_over_the_others,
+    ],
 )
 def test_a_wrong_loss_is_seen(fault, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(resnet_flax.optim, "cross_entropy", fault)

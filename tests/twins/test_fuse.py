@@ -71,7 +71,13 @@ def test_fused_twins_compute_what_the_networks_do(case):
         assert deviation(theirs[name], value).max <= 1e-14
 
 
-@pytest.mark.parametrize("config", [TINY, DEEP], ids=["basic", "bottleneck"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(TINY, id="basic"),
+        pytest.param(DEEP, id="bottleneck", marks=pytest.mark.slow),
+    ],
+)
 def test_fused_twins_pass_the_check_and_a_fault_does_not(config: ResNetConfig):
     model = random_torch(config).eval()
     twin = flax_like(model)

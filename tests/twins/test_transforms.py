@@ -132,7 +132,9 @@ def test_jax_exports_a_network_for_images_of_any_size_and_number(kind: str, how:
         assert deviation(np.asarray(found), np.asarray(model(x))).l2 < ROUNDING
 
 
-@pytest.mark.parametrize("kind", ["basic", "bottleneck"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("basic", marks=pytest.mark.slow), "bottleneck"]
+)
 def test_gradients_of_each_image_are_those_of_the_image_alone_in_both_twins(kind: str):
     config, size = CONFIGS[kind]
     model = random_torch(config).eval()
