@@ -28,6 +28,7 @@ def environment() -> dict[str, Any]:
     if (torch := sys.modules.get("torch")) is not None:
         found["torch"] = {
             "threads": torch.get_num_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
         }
     if (jax := sys.modules.get("jax")) is not None:

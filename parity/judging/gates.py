@@ -405,6 +405,7 @@ def _figures(found: Deviation) -> dict[str, Any]:
     return {
         "l2": found.l2,
         "max": found.max,
+        "scale": found.scale,
         "p50": found.p50,
         "p99": found.p99,
         "worst": list(found.worst),

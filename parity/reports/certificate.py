@@ -18,16 +18,25 @@ _MACHINE = (
 )
 """What of a setting says where it was run; all else, what was."""
 
-_ROUNDED = ("error", "limit", "l2", "max", "growth")
-"""Figures of a row that differ a little from machine to machine."""
+_ROUNDED = ("error", "l2", "max", "p50", "p99")
+"""Figures of a row that rounding decides, and so the machine."""
 
-_OF_THE_WORST = ("worst", "value", "expected", "ratio", "use")
-"""Figures of a row that say where an error is largest, or follow from two."""
+_MEASURED = ("limit", "growth")
+"""Figures that follow from what was measured, and differ less."""
+
+_OF_THE_WORST = ("worst", "value", "expected", "scale", "ratio", "use")
+"""Figures that say where an error is largest and which way, or follow from two."""
 
 _NOTHING = object()
 
 ELSEWHERE = 10.0
 """How many times larger an error may be on another machine, or smaller."""
+
+LIMITS = 4.0
+"""How many times larger a limit may be there, or smaller."""
+
+LOST = 8.0
+"""Roundings that may be none on another machine."""
 
 
 def to_certificate(report: Report, recipe: Mapping[str, Any]) -> str:
@@ -85,8 +94,10 @@ def differences(certificate: Mapping[str, Any], report: Report) -> list[str]:
 
     What was checked must be the same by its digests, and every gate's verdict. On the
     same machine, with the same versions and threads, so must be all else, every figure
-    to the last bit. Elsewhere, which :func:`elsewhere` says, errors and limits may be
-    ten times larger or smaller, or lost in rounding, and other places may be the worst.
+    to the last bit. Elsewhere, which :func:`elsewhere` says, errors may be ten times
+    larger or smaller, or lost in rounding, limits four times, and other places may be
+    the worst. Every row must then agree with itself: an error with the norms that it is
+    one of, a verdict with error and limit.
 
     Args:
         certificate: from :func:`read_certificate`.
@@ -128,7 +139,7 @@ def _differing(
             lines = _parted(before, after)
         else:
             pair = (_judged(gate, row) for row in (before, after))
-            lines = _parted(*pair, unit=unit)
+            lines = [*_parted(*pair, unit=unit), *_contradictions(before)]
         parted += [f"{what}, {line}" for line in lines[:1]]
     more = [f"{gate}: {len(parted) - 3} more rows differ"] if len(parted) > 3 else []
     return parted[:3] + more
@@ -154,7 +165,9 @@ def _parted(old: Any, new: Any, *, unit: float | None = None) -> list[str]:
         before, after = (leaves.get(at, _NOTHING) for leaves in (olds, news))
         there = at in olds and at in news
         if there and unit is not None and at[-1] in _ROUNDED:
-            alike = _alike(before, after, unit)
+            alike = _alike(before, after, ELSEWHERE, LOST * unit)
+        elif there and unit is not None and at[-1] in _MEASURED:
+            alike = _alike(before, after, LIMITS)
         elif there and unit is not None and at[-1] in _OF_THE_WORST:
             alike = True
         else:
@@ -174,11 +187,55 @@ def _leaves(value: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
         yield at, value
 
 
-def _alike(old: Any, new: Any, unit: float) -> bool:
+def _alike(old: Any, new: Any, times: float, lost: float = 0.0) -> bool:
     if not (_is_number(old) and _is_number(new)):  # "inf", "nan"
         return old == new
     low, high = sorted((old, new))
-    return 0 <= high <= ELSEWHERE * max(low, unit)
+    return low >= 0 and high <= max(times * low, lost)
+
+
+def _contradictions(row: Mapping[str, Any]) -> list[str]:
+    """Lists where a row of a certificate is not what any check would have written."""
+    error, limit, figures = row["error"], row["limit"], row["figures"]
+    if not (_is_number(error) and _is_number(limit)):
+        return []
+    if min(error, limit) < 0 or (row["ok"] and error > limit > 0):
+        return ["error contradicts the limit"]
+    pair = [figures.get("torch"), figures.get("flax")]
+    twins = all(isinstance(twin, Mapping) for twin in pair)
+    measured: list[Any] = pair if twins else [figures]
+    if not all(_is_number(m.get(name)) for m in measured for name in _OF_ONE):
+        return []  # not finite, or nothing was measured
+    norms = [m[norm] for m in measured for norm in ("l2", "max")]
+    found = {
+        "error": not any(_close(error, norm) for norm in norms),
+        "p50": any(not 0 <= m["p50"] <= m["p99"] <= m["max"] for m in measured),
+        "worst": not all(_is_place(m.get("worst")) for m in measured),
+        "value": any(m["max"] > 0 and m["value"] == m["expected"] for m in measured),
+        "scale": any(abs(m["scale"]) > m["l2"] * (1 + CLOSE) for m in measured),
+    }
+    if twins:
+        torch, flax = (m["l2"] for m in measured)
+        found["ratio"] = torch > 0 and not _close(figures.get("ratio"), flax / torch)
+        found["use"] = not _close(figures.get("use"), error / limit)
+    return [f"{name} contradicts the rest" for name, wrong in found.items() if wrong]
+
+
+_OF_ONE = ("l2", "max", "scale", "p50", "p99", "value", "expected")
+"""What is measured of one twin, beside the place of the largest error."""
+
+CLOSE = 1e-9
+"""Within which two figures are one, written down or computed."""
+
+
+def _is_place(value: object) -> bool:
+    return isinstance(value, list) and all(
+        _is_number(index) and index >= 0 for index in value
+    )
+
+
+def _close(a: Any, b: float) -> bool:
+    return _is_number(a) and abs(a - b) <= CLOSE * max(abs(a), abs(b))
 
 
 def _is_number(value: object) -> bool:

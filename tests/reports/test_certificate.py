@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,13 +128,67 @@ def test_another_machine_is_named_and_may_differ_a_little(
     assert 'processor: "another" is certified' in said
     assert "torch.threads: nothing is certified" in said
     assert said.endswith("figures may differ tenfold")
-    for field in ("error", "limit"):
-        _row(certificate)[field] *= 3
-        assert differences(certificate, report) == []
-        _row(certificate)[field] *= 1000
-        assert len(differences(certificate, report)) == 1
-        _row(certificate)[field] /= 3000
-    _row(certificate)["figures"]["flax"]["worst"] = [0, 0, 0, 0]
+    row = _row(certificate)
+    row["error"] *= 3
+    row["figures"]["use"] *= 3
+    for twin in ("torch", "flax"):
+        for figure in ("l2", "max", "p50", "p99"):
+            row["figures"][twin][figure] *= 3
+    row["figures"]["flax"]["worst"] = [0, 0, 0, 0]
+    assert differences(certificate, report) == []
+
+
+FORGED: dict[str, Change] = {
+    "a smaller error": lambda row: _divided(row, "error", 1000),
+    "no error": lambda row: row.update(error=0),
+    "a negative error": lambda row: row.update(error=-row["error"]),
+    "a larger limit": lambda row: row.update(limit=9 * row["limit"]),
+    "a smaller limit": lambda row: _divided(row, "limit", 9),
+    "another ratio": lambda row: _divided(row["figures"], "ratio", 2),
+    "another use": lambda row: _divided(row["figures"], "use", 2),
+    "a smaller norm": lambda row: _divided(row["figures"]["flax"], "l2", 3),
+    "quantiles in disorder": lambda row: row["figures"]["torch"].update(p50=1e-3),
+    "a place that is none": lambda row: row["figures"]["flax"].update(worst=[-1]),
+    "no difference there": lambda row: row["figures"]["torch"].update(
+        value=1, expected=1
+    ),
+    "all of one sign": lambda row: row["figures"]["torch"].update(scale=0.5),
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_on_another_machine_a_row_that_no_check_would_write_is_seen(
+    forge: Change, path: Path, report: parity.Report
+):
+    certificate = read_certificate(path)
+    certificate["setting"]["versions"]["jax"] = "0.0.1"
+    assert differences(certificate, report) == []
+    forge(_row(certificate))
+    assert len(differences(certificate, report)) == 1
+
+
+@pytest.mark.slow
+def test_other_threads_and_instructions_confirm_a_certificate(
+    tmp_path: Path, report: parity.Report
+):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "import torch; torch.set_num_threads(2)\n"
+        "from tests.reports import test_certificate as t\n"
+        "from parity.reports.certificate import to_certificate\n"
+        "Path(sys.argv[1]).write_text(to_certificate(t._report(), t.RECIPE))\n"
+    )
+    written = tmp_path / "elsewhere.json"
+    elder = {
+        "XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2",
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+    }
+    subprocess.run(
+        [sys.executable, "-c", code, str(written)], env=os.environ | elder, check=True
+    )
+    certificate = read_certificate(written)
+    assert "cpu_capability" in elsewhere(certificate, report)[0]
     assert differences(certificate, report) == []
 
 
