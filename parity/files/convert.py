@@ -95,6 +95,7 @@ def convert(
         overwrite=overwrite,
         source=(source.name, state.sha256),
         guessed=unsaid,
+        allow_nonfinite=allow_nonfinite,
     )
     return Conversion(
         source=source,

@@ -45,7 +45,7 @@ def has_data(model: nn.Module) -> bool:
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
     """Returns a tensor bit for bit, sharing its memory where that is possible."""
-    tensor = tensor.detach().cpu().contiguous()
+    tensor = tensor.detach().cpu().resolve_neg().contiguous()
     if tensor.dtype == torch.bfloat16:  # numpy has none of its own
         return tensor.view(torch.int16).numpy().view(_BFLOAT16)
     return tensor.numpy()

@@ -320,7 +320,7 @@ def test_a_saved_file_comes_back_with_its_configuration(tmp_path: Path, format: 
     assert differing_bits(state, parity.state_dict(model)) == {}
     assert state.config == TINY
     assert state.metadata["layout"] == "OIHW"
-    assert state.metadata["format_version"] == 1
+    assert state.metadata["format_version"] == 2
     assert state.metadata["tool"].startswith("resnet-twins ")
 
 
