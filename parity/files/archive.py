@@ -52,17 +52,17 @@ def members(data: bytes) -> list[Member]:
     """
     try:
         entries, directory = _directory(data)
-        found = {name: _member(data, name, entry) for name, entry in entries.items()}
+        found = [_member(data, name, entry) for name, entry in entries.items()]
     except struct.error as error:
         raise _damaged("a header is cut short") from error
     position = 0
-    for name, (member, begin, end) in sorted(found.items(), key=lambda f: f[1][1]):
+    for member, begin, end in sorted(found, key=lambda f: f[1]):
         if begin != position:
-            raise _damaged(f"{name!r} begins at {begin}, and {position} is free")
+            raise _damaged(f"{member.name!r} begins at {begin}, and {position} is free")
         position = end
     if position != directory:
         raise _damaged(f"its directory begins at {directory}, and {position} is free")
-    return [member for member, _, _ in found.values()]
+    return [member for member, _, _ in found]
 
 
 def require_end(last: bytes, size: int) -> None:
@@ -210,15 +210,12 @@ def _member(data: bytes, name: str, entry: _Entry) -> tuple[Member, int, int]:
             raise _damaged(f"{name!r} has another header than its directory's")
     stop = end
     if later:
-        told = (b"PK\7\x08", crc, size, size)
-        for form in ("<4s3L", "<4sL2Q"):
-            after = data[end : end + struct.calcsize(form)]
-            if size < 2**32 or form == "<4sL2Q":
-                if after == struct.pack(form, *told):
-                    stop = end + len(after)
-                    break
-        else:
+        forms = ("<4sL2Q",) if size > _FULL else ("<4s3L", "<4sL2Q")
+        footers = [struct.pack(form, b"PK\7\x08", crc, size, size) for form in forms]
+        fits = [footer for footer in footers if data.startswith(footer, end)]
+        if not fits:
             raise _damaged(f"{name!r} has another end than its directory's")
+        stop += len(fits[0])
     return Member(name, crc, memoryview(data)[begin:end]), place, stop
 
 

@@ -96,7 +96,7 @@ def own_metadata(beside: object) -> dict[str, Any] | None:
     version = found.get("format_version", 1)
     if type(version) is int and version > FORMAT_VERSION:
         raise CheckpointError(
-            f"its metadata are of version {version}, and {FORMAT_VERSION} is known here",
+            f"its metadata are of version {version}, known here is {FORMAT_VERSION}",
             advice=f"Use the version that wrote it: {found.get('tool')!s:.80}",
         )
     for key, value in found.items():
@@ -104,7 +104,7 @@ def own_metadata(beside: object) -> dict[str, Any] | None:
             raise _damaged(f"have {key!r}, unknown or of another type")
     if found.get("layout", LAYOUT) != LAYOUT:
         raise CheckpointError(
-            f"its kernels are laid out as {found['layout']!r}, and {LAYOUT} is read here",
+            f"its kernels are laid out as {found['layout']!r}, read here is {LAYOUT}",
             advice="Transpose them, and write the file again",
         )
     promised = found.get("digest")

@@ -158,21 +158,15 @@ def _write_pth(
     # in it by name, and no module has this one.
     state._metadata = OrderedDict(metadata)  # type: ignore[attr-defined]
     before = sys.exception()  # the caller may save because of an interrupt
-    with open(
-        path, "wb"
-    ) as opened:  # by its name, torch would put that into the archive
+    with open(path, "wb") as opened:  # torch would put its name into the archive
         file: Any = _Told(opened)
         try:
             torch.save(state, file, _use_new_zipfile_serialization=not legacy)
         except Exception as error:  # torch tells neither a full disk nor an interrupt
             met = file.error or error.__context__
-            if (
-                met is None
-                or met is before
-                or (file.error is None and isinstance(met, Exception))
-            ):
-                raise OSError(" ".join(str(error).split())) from error
-            raise met from None
+            if file.error is None and (isinstance(met, Exception) or met is before):
+                met = OSError(" ".join(str(error).split()))
+            raise met or error from None
 
 
 class _Told:
