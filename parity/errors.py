@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Self
 
-from parity.text import plain
+from resnet_spec.printable import plain
 
 _SHOWN = 5
 

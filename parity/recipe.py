@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from parity.files.download import Progress
 from parity.files.sources import Chosen, weights_for
-from parity.images import photograph, random_images
+from parity.images import preprocess, random_images
 from parity.judging.check import check
 from parity.judging.gates import FORWARD, GATES
 from parity.judging.report import Report
@@ -22,6 +21,7 @@ from parity.weights.changes import cast
 from parity.weights.state import DTYPES, load_state_dict
 from parity.weights.twins import ABSTRACT
 from resnet_spec import OptimizerConfig, ResNetConfig, resolve
+from resnet_spec.printable import plain
 
 COMPUTED_IN = ("float32", "bfloat16", "float16")
 
@@ -174,7 +174,7 @@ class Recipe:
             progress=progress,
         )
 
-    def images(self, chosen: Chosen) -> np.ndarray:
+    def images(self) -> np.ndarray:
         """Makes the images, float32 (n, c, h, w), as the dtype can hold them.
 
         Raises:
@@ -182,7 +182,7 @@ class Recipe:
         """
         config = self.config
         if self.image is not None:
-            images = photograph(Path(self.image), config, chosen.published)
+            images = preprocess(self.image, config, self.weights)
         else:
             height, width = self.size or config.uneven_size
             config.check_size(height, width)
@@ -194,7 +194,7 @@ class Recipe:
         """Says in a line what is checked."""
         n, _, height, width = images.shape
         what = f"{n} random images, {height}x{width}, seed {self.seed}"
-        return f"{self.name}: {chosen.what}; {self.image or what}"
+        return plain(f"{self.name}: {chosen.what}; {self.image or what}")
 
     def run(
         self, chosen: Chosen, images: np.ndarray, progress: Callable[[str], None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from parity.recipe import FieldError, Recipe
 from parity.reports import certificate as certificates
 from parity.reports.page import write_html
 from resnet_cli import tables
+from resnet_cli.failures import tell
 from resnet_cli.progress import download_bar, say_notes, status
 
 
@@ -47,12 +47,12 @@ def check(
         print(f"{report.gate_table()}\n\n{report.verdict()}" if brief else report)
     if html is not None:
         write_html(report, html, title=what)
-        print(f"report: {html}", file=sys.stderr)
+        tell(f"report: {html}")
     if certificate is not None:
         text = certificates.to_certificate(report, recipe.to_dict())
         with replacing(certificate, overwrite=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        print(f"certificate: {certificate}", file=sys.stderr)
+        tell(f"certificate: {certificate}")
     return report.ok
 
 
@@ -89,10 +89,10 @@ def self_test(*, as_json: bool) -> bool:
 
 
 def _run(recipe: Recipe) -> tuple[str, Report]:
+    images = recipe.images()  # before anything is downloaded for them
     with download_bar() as progress:
         chosen = recipe.choose(progress)
     say_notes(recipe.weights, chosen.notes)
-    images = recipe.images(chosen)
     with status("building both twins") as say:
         return recipe.describe(chosen, images), recipe.run(chosen, images, say)
 

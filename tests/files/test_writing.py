@@ -122,6 +122,14 @@ def test_a_folder_that_is_read_only_is_refused(tmp_path: Path):
         parity.save(tmp_path / "a.pth", STATE)
 
 
+@pytest.mark.parametrize("name", ["a\0.pth", "a\ud800.pth", "a/b/\0/c.pth"])
+def test_a_name_that_no_file_can_have_is_said(tmp_path: Path, name: str):
+    with pytest.raises(OutputError, match=r"there is no folder for it \("):
+        parity.save(tmp_path / name, STATE)
+    with pytest.raises(parity.CheckpointError, match="cannot be read"):
+        parity.load(tmp_path / name)
+
+
 def test_a_name_of_255_bytes_works_and_a_longer_one_is_refused(tmp_path: Path):
     parity.save(tmp_path / ("a" * 251 + ".pth"), STATE)
     with pytest.raises(OutputError):
