@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from parity.weights.twins import ABSTRACT
 from resnet_spec import OptimizerConfig, ResNetConfig, resolve
 from resnet_spec.printable import plain
 
+# A recipe may be a stranger's: more than these would take hours, or all memory.
+_MOST_WEIGHTS, _MOST_BLOCKS, _MOST_VALUES, _MOST_STEPS = 2**28, 1024, 2**27, 10_000
+
 COMPUTED_IN = ("float32", "bfloat16", "float16")
 
 
@@ -38,8 +42,8 @@ def _is_flag(value: object) -> bool:
     return isinstance(value, bool)
 
 
-def _is_count(value: object, least: int = 0) -> bool:
-    return isinstance(value, int) and not _is_flag(value) and value >= least
+def _is_count(value: object, least: int = 0, most: int = 2**63 - 1) -> bool:
+    return isinstance(value, int) and not _is_flag(value) and least <= value <= most
 
 
 def _is_size(value: object) -> bool:
@@ -65,7 +69,10 @@ _FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "dtype": (COMPUTED_IN.__contains__, f"one of {', '.join(COMPUTED_IN)}"),
     "precision": (PRECISIONS.__contains__, f"one of {', '.join(PRECISIONS)}"),
     "training": _FLAG,
-    "steps": _COUNT,
+    "steps": (
+        lambda value: _is_count(value, most=_MOST_STEPS),
+        f"an integer from 0 to {_MOST_STEPS}",
+    ),
     "optimizer": _MAYBE_TEXT,
 }
 """What every field of a recipe may be, and that in words."""
@@ -123,7 +130,19 @@ class Recipe:
             )
         # So that what is wrong is refused at once.
         optimizer_of(self.optimizer)
-        _ = self.config
+        config = self.config
+        if config.weight_count > _MOST_WEIGHTS or sum(config.layers) > _MOST_BLOCKS:
+            raise FieldError(
+                f"overrides make a network of {sum(config.layers)} blocks and about "
+                f"{config.weight_count:,} weights; a check takes {_MOST_BLOCKS} and "
+                f"{_MOST_WEIGHTS:,} at most"
+            )
+        values = self.batch * config.in_channels * prod(self.size or config.uneven_size)
+        if values > _MOST_VALUES:
+            raise FieldError(
+                f"batch and size make images of {values:,} values; a check takes "
+                f"{_MOST_VALUES:,} at most"
+            )
         if self.size is not None:  # JSON has lists
             height, width = self.size
             object.__setattr__(self, "size", (height, width))
@@ -261,7 +280,7 @@ def optimizer_of(text: str | None) -> OptimizerConfig:
         )
     try:
         return OptimizerConfig.from_json(kind)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (json.JSONDecodeError, RecursionError, OverflowError) as error:
         raise FieldError(
             f"optimizer is no JSON: {error}; write it as {_EXAMPLE}"
         ) from error

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from parity.errors import OutputError
+from parity.files.stages import stage
 
 _PREFIX, _SUFFIX = ".resnet-twins-", ".tmp"
 
@@ -131,6 +132,7 @@ def lock(file: int, *, wait: bool) -> bool:
     return True
 
 
+@stage("fsync")
 def sync(path: Path) -> None:
     """Waits until what was written to a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -16,6 +16,7 @@ from parity.errors import CheckpointError
 from parity.files.content import Content, Hear
 from parity.files.pth import LEGACY_MAGIC, read_legacy, read_zip
 from parity.files.safetensors_format import entries_at, header_of, read_safetensors
+from parity.files.stages import stage
 from parity.inputs import open_regular
 
 MAX_BYTES = 16 * 2**30
@@ -41,10 +42,11 @@ def read(path: Path) -> Content:
         CheckpointError: no such file, no file of weights, or a damaged one.
     """
     sha = hashlib.sha256()
+    hear = stage("validation")(sha.update)
     try:
         with open_regular(path, MAX_BYTES, CheckpointError) as file:
             size = os.fstat(file.fileno()).st_size
-            content = _recognise(file, size)(file, size, sha.update)
+            content = _recognise(file, size)(file, size, hear)
     except OSError as error:
         raise CheckpointError(
             f"cannot be read ({error.strerror or error})",

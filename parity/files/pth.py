@@ -8,8 +8,9 @@ import zlib
 from typing import BinaryIO
 
 from parity.errors import CheckpointError
-from parity.files.archive import END, members, require_end
+from parity.files.archive import END, Member, members, require_end
 from parity.files.content import MAX_INDEX, Content, Hear, own_metadata
+from parity.files.stages import stage
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -21,7 +22,15 @@ def read_zip(file: BinaryIO, size: int, hear: Hear) -> Content:
     file.seek(-min(size, END.size), io.SEEK_END)
     require_end(file.read(), size)
     data = _whole(file, size, hear)
-    found = members(data)
+    with stage("validation"):
+        checked = _check(members(data))
+    content = _unpickle(io.BytesIO(data), ".pth")
+    content.checked = checked
+    return content
+
+
+def _check(found: list[Member]) -> bool:
+    """Checks sizes and checksums; says whether there are any of these."""
     checked = any(member.crc for member in found)
     for member in found:
         if checked and zlib.crc32(member.data) != member.crc:
@@ -32,9 +41,7 @@ def read_zip(file: BinaryIO, size: int, hear: Hear) -> Content:
             raise CheckpointError(
                 f"its pickle has {len(member.data)} bytes, more than any network's"
             )
-    content = _unpickle(io.BytesIO(data), ".pth")
-    content.checked = checked
-    return content
+    return checked
 
 
 def read_legacy(file: BinaryIO, size: int, hear: Hear) -> Content:

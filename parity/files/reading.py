@@ -17,6 +17,7 @@ import numpy as np
 import resnet_spec
 from parity.errors import CheckpointError
 from parity.files import opening
+from parity.files.stages import stage
 from parity.files.values import leaf_problem, require_names, require_values
 from parity.weights.digest import digest
 from parity.weights.names import COUNTER
@@ -252,6 +253,7 @@ def _fill_counts(
     return filled
 
 
+@stage("validation")
 def _check_digest(arrays: Mapping[str, np.ndarray], content: opening.Content) -> None:
     promised = (content.metadata or {}).get("sha256")
     if promised is not None and promised != digest(arrays):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from parity.errors import CheckpointError
+from parity.files.stages import stage
 from parity.weights.names import COUNTER
 from parity.weights.state import DTYPES
 
@@ -47,6 +48,7 @@ def _is_text(name: object) -> bool:
         return False
 
 
+@stage("validation")
 def require_values(
     arrays: Mapping[str, np.ndarray], *, allow_nonfinite: bool = False
 ) -> None:

@@ -17,6 +17,7 @@ from parity.files import opening
 from parity.files.atomic import replacing, sync
 from parity.files.content import LAYOUT, TOOL, written_metadata
 from parity.files.safetensors_format import write_safetensors
+from parity.files.stages import stage
 from parity.files.values import leaf_problem, require_names, require_values
 from parity.weights.digest import differing_bits, digest
 from parity.weights.state import as_array, convertible, state_dict
@@ -90,7 +91,8 @@ def save(
         require_values(arrays, allow_nonfinite=allow_nonfinite)
     except CheckpointError as error:
         raise error.at(path) from None
-    sha256 = digest(arrays)
+    with stage("validation"):
+        sha256 = digest(arrays)
     metadata = {
         "tool": f"{TOOL} {version('resnet-twins')}",
         "layout": LAYOUT,
@@ -114,6 +116,7 @@ def save(
     return sha256
 
 
+@stage("validation")
 def _holds(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
     """Reads a file back: whether it has exactly these arrays, bit for bit."""
     names = set(arrays)

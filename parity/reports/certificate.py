@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from parity.errors import InputError
+from parity.inputs import read_text
 from parity.judging.report import Report
 from parity.judging.tolerances import UNIT_ROUNDOFF
 
@@ -25,6 +27,8 @@ _OF_THE_WORST = ("worst", "value", "expected", "ratio", "use")
 """Figures of a row that say where an error is largest, or follow from two."""
 
 _NOTHING = object()
+
+_MOST_BYTES = 2**26
 
 ELSEWHERE = 10.0
 """How many times larger an error may be on another machine, or smaller."""
@@ -50,9 +54,9 @@ def read_certificate(path: str | Path) -> dict[str, Any]:
         ValueError: the file cannot be read, or is none.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        found = json.loads(read_text(path, _MOST_BYTES))
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no certificate: it is no JSON") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:

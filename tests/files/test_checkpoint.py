@@ -271,7 +271,10 @@ def test_metadata_that_is_no_networks_is_refused_by_name(tmp_path: Path, arrays)
     for config, said in (
         ('{"block": "basic", "layers": [1], "new_field": 3}', "does not know"),
         ("[" * 100_000, "does not know"),
-        (get_config("cifar_resnet1202").to_json(), "more blocks than that"),
+        (
+            get_config("cifar_resnet1202").to_json(),
+            "fewer than cifar_resnet1202 has blocks",
+        ),
     ):
         metadata = {"resnet_twins": json.dumps({"config": config})}
         safetensors.numpy.save_file(arrays, path, metadata=metadata)
