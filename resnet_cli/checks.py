@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -106,10 +107,13 @@ def _require_place(path: Path) -> None:
         elif path.is_dir():
             problem, advice = "is a directory", "Name a file in it"
         else:
-            with suppress(FileNotFoundError):
-                path.stat()  # its name may be too long
+            with suppress(FileNotFoundError):  # its name may be too long, too
+                if not stat.S_ISREG(path.stat().st_mode):
+                    raise OutputError(path, "is no regular file", "Name another one")
             with TemporaryFile(dir=folder):  # os.access() tells less
                 pass
+    except OutputError:
+        raise
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error})"
     if problem:

@@ -78,8 +78,8 @@ class Network(nnx.Module):
             )
         if x.dtype == jnp.float64:
             modules = (module for _, module in nnx.iter_modules(self))
-            kernels = (m.kernel for m in modules if isinstance(m, Conv2d))
-            dtype = next(kernels, x).dtype
+            convs = (m for m in modules if isinstance(m, Conv2d))
+            dtype = next((jnp.dtype(m.dtype or m.kernel.dtype) for m in convs), x.dtype)
             if dtype != x.dtype:
                 raise ValueError(
                     f"the images are {x.dtype}, the network is {dtype}; use "
