@@ -210,7 +210,7 @@ class ResNetConfig:
 
     @property
     def weight_count(self) -> int:
-        """About how many weights there are: projections, norms and biases left out."""
+        """About how many weights there are, without projections, norms and biases."""
         count = 49 * self.in_channels * self.widths[0]
         for blocks, width in zip(self.layers, self.widths, strict=True):
             inner, out = self.inner_width(width), width * self.expansion
