@@ -127,7 +127,7 @@ class ResNetConfig:
             f"{stages - 1} booleans, one per stage after the first",
         )
         for field in _COUNTS:
-            self._check(field, _is_count(getattr(self, field)), "a positive integer")
+            self._check(field, _is_count(getattr(self, field)), _COUNT)
         for field in ("include_top", "zero_init_residual", "conv_bias"):
             value = getattr(self, field)
             self._check(field, isinstance(value, bool), "True or False")
@@ -331,6 +331,8 @@ class ResNetConfig:
 
 # What is larger is no network, and would take minutes or all memory to be refused.
 _MOST_NUMBER, _MOST_STAGES, _MOST_BLOCKS, _MOST_WEIGHTS = 2**31, 32, 4096, 2**32
+
+_COUNT = "a positive integer below 2**31"
 
 _COUNTS = ("groups", "width_per_group", "in_channels", "num_classes")
 

@@ -31,6 +31,7 @@ MAX_BYTES = 2**30
 
 _CHUNK = 2**18
 _TRIES = 3
+_SLOWEST = 1000  # bytes a second, over the time that a server may be silent
 _BUSY = (429, 502, 503, 504)
 _WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds; the first is doubled from try to try
 
@@ -54,7 +55,7 @@ def download(
         folder: the cache; by default torch hub's own, which torchvision fills too.
         url: folder of the files on a server.
         progress: told the bytes done and, if the server says, the bytes in all.
-        timeout: how long the server may be silent, in seconds.
+        timeout: how long the server may be silent, or send next to nothing, in seconds.
         deadline: how long all of it may take, in seconds.
 
     Raises:
@@ -197,9 +198,14 @@ class _Fetch:
             length = answer.headers.get("Content-Length") or ""
             total = done + int(length) if _is_number(length) else None
             self._require_size(total or 0)
+            since, then = time.monotonic(), done
             with open(self.part, "ab" if resumed else "wb") as file:
                 while chunk := answer.read1(_CHUNK):
                     done += len(chunk)
+                    if (seconds := time.monotonic() - since) > self.timeout:
+                        if done - then < _SLOWEST * seconds:
+                            raise TimeoutError(f"under {_SLOWEST} bytes a second came")
+                        since, then = time.monotonic(), done
                     self._require_size(done)
                     if self.ended.is_set():
                         return False

@@ -23,6 +23,7 @@ from parity.weights.digest import digest
 from parity.weights.names import COUNTER
 from parity.weights.state import as_array
 from resnet_spec import ResNetConfig, describe
+from resnet_spec.printable import plain
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "ema", "model_ema")
 _PREFIXES = ("module.", "_orig_mod.")
@@ -161,7 +162,11 @@ def _unwrap(value: object, key: str | None, notes: list[str]) -> Mapping[str, An
         )
     if key is not None:
         if not isinstance(value.get(key), Mapping):
-            raise CheckpointError(f"has no state under the key {key!r}")
+            names = ", ".join(plain(str(name), most=50) for name in [*value][:5])
+            raise CheckpointError(
+                f"has no state under the key {key!r}",
+                advice=f"It has {names} and so on: choose one with --key, or none",
+            )
         return value[key]
     wrapped = [name for name in _WRAPPERS if isinstance(value.get(name), Mapping)]
     if len(wrapped) > 1:

@@ -30,6 +30,8 @@ _NOTHING = object()
 
 _MOST_BYTES = 2**26
 
+_WRITER = "resnet-twins check --certificate FILE writes one"
+
 ELSEWHERE = 10.0
 """How many times larger an error may be on another machine, or smaller."""
 
@@ -58,14 +60,15 @@ def read_certificate(path: str | Path) -> dict[str, Any]:
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no certificate: it is no JSON") from error
+        raise ValueError(
+            f"{path} is no certificate: it is no JSON. {_WRITER}"
+        ) from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(
-            f"{path} is no certificate: it does not say {FORMAT!r}; "
-            "resnet-twins check --certificate FILE writes one"
+            f"{path} is no certificate: it does not say {FORMAT!r}. {_WRITER}"
         )
     if problem := _misshapen(found, _SHAPE, ""):
-        raise ValueError(f"{path} is a damaged certificate: {problem}")
+        raise ValueError(f"{path} is a damaged certificate: {problem}. {_WRITER}")
     return found
 
 

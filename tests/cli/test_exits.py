@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.support.command import Called
 
@@ -143,3 +144,28 @@ def test_what_is_asked_for_in_vain_is_refused(
         "check", "resnet18", "--image", "typo.jpg", "--weights", "DEFAULT"
     )
     assert "typo.jpg: no such file" in line
+
+
+def test_an_unreadable_file_is_refused_by_us_and_not_by_the_parser(
+    call: Called, tmp_path: Path, pth: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "access", lambda *arguments, **settings: False)
+    out, _ = call("convert", pth, tmp_path / "out.pth")
+    assert "equal, bit for bit" in out
+    call.error("check", "--verify", pth)
+    assert "not readable" not in call.error("predict", pth, "--weights", "random")
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_of_others_is_a_note(
+    call: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "large.png"
+    Image.new("RGB", (300, 250)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60_000)
+    _, err = call(
+        *("predict", path, "--weights", "random", "--model", "cifar_resnet20"),
+        *("--backend", "torch"),
+    )
+    (line,) = err.splitlines()
+    assert line.startswith("note: Image size (75000 pixels) exceeds limit of 60000")

@@ -285,6 +285,12 @@ def test_a_server_that_only_drips_is_given_up(
     assert part.stat().st_size == size < 100
 
 
+def test_a_server_that_drips_counts_as_silent(server: Server, tmp_path: Path):
+    server.drips = "body"
+    with pytest.raises(DownloadError, match=r"under 1000 bytes a second .*3 tries"):
+        _get(server, tmp_path, timeout=0.2)
+
+
 @pytest.mark.parametrize("length", [True, False, "9" * 30])
 def test_a_server_that_sends_too_much_fills_no_disk(
     server: Server, tmp_path: Path, length: bool | str, monkeypatch: pytest.MonkeyPatch
