@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from parity.errors import InputError
+from parity.inputs import open_regular
 from resnet_spec import (
     PublishedWeights,
     ResNetConfig,
@@ -21,7 +22,9 @@ from resnet_spec import (
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-Size = tuple[int, int]
+_MOST_BYTES = 2**30  # of a file
+_MOST_RATIO = 100  # of the sides: what is resized is this much larger than what is kept
+_WHITE = 2**16 - 1
 
 
 def preprocess(
@@ -32,6 +35,9 @@ def preprocess(
     framework: Literal["numpy", "torch", "flax"] = "numpy",
 ) -> Any:
     """Makes what goes into a network of a photograph.
+
+    It is turned as its EXIF says, what is transparent becomes white, and gray of 16
+    bits is scaled to 8; the rest is torchvision's, bit for bit.
 
     Args:
         image: a file that PIL opens, or an image of PIL's.
@@ -44,8 +50,8 @@ def preprocess(
         float32 of shape (1, 3, h, w); (1, h, w, 3) for ``"flax"``.
 
     Raises:
-        ValueError: the file is no image, no weights have this name, or the network
-            takes no photographs.
+        ValueError: the file is no image, or one whose white or shape no photograph has;
+            no weights have this name; or the network takes no photographs.
     """
     config = resolve(name)
     if framework not in ("numpy", "torch", "flax"):
@@ -60,7 +66,7 @@ def preprocess(
     )
     require_photographs(config, where)
     if isinstance(image, Image.Image):
-        pixels = _preset(image.convert("RGB"), published)
+        pixels = _preset(_in_rgb(image), published)
     else:
         pixels = load_image(image, published)
     if framework == "torch":
@@ -80,29 +86,64 @@ def load_image(
     """Reads and preprocesses a photograph.
 
     Args:
-        path: any image that PIL opens.
+        path: a regular file with any image that PIL opens.
         weights: the published weights whose preprocessing is wanted; without any, that
             of torchvision's first ones: short side to 256, centre crop 224.
 
     Returns:
         float32 of shape (1, 3, 224, 224); bit for bit what torchvision's preset
-        computes from the same PIL image in RGB.
+        computes from the same PIL image in RGB, where that is the picture that people
+        see. torchvision ignores EXIF, shows black where nothing is, and clips gray of
+        16 bits; here a picture is turned as its EXIF says, lies on white, and its gray
+        is scaled.
 
     Raises:
-        ValueError: the file is missing or no image.
+        ValueError: the file is missing or no image, nothing says which of its values is
+            white, or it is a hundred times longer than wide.
     """
     try:
-        with Image.open(path) as image:
-            rgb = image.convert("RGB")
+        with open_regular(path, _MOST_BYTES) as file, Image.open(file) as image:
+            return _preset(_in_rgb(image), weights)
+    except InputError as error:
+        raise error.at(path) from error.__cause__
+    except MemoryError:
+        raise
     except UnidentifiedImageError as error:
-        raise ValueError(f"{Path(path)}: is no image that PIL can read") from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{Path(path)}: is too large ({error})") from error
-    except OSError as error:
-        raise ValueError(
-            f"{Path(path)}: cannot be read ({error.strerror or error})"
-        ) from error
-    return _preset(rgb, weights)
+        raise InputError("is no image that PIL can read", path=path) from error
+    except Exception as error:  # every format has its own for a damaged file
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"cannot be read ({what})", path=path) from error
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    """Returns the picture that people see, in RGB."""
+    sides = sorted(image.size)
+    if sides[0] * _MOST_RATIO < sides[1]:
+        width, height = image.size
+        raise InputError(
+            f"is {width} pixels wide and {height} high, no photograph",
+            advice="Cut out a part of it",
+        )
+    kind, tags = image.format, getattr(image, "tag_v2", {})
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        # PIL scales what it reads as 16 bits in 32 to all of the 16.
+        wide = image.mode == "I" and kind in ("PNG", "PPM")
+        usual = tags.get(258, (16,)) == (16,) and tags.get(262) != 0  # bits, inverted
+        if not (wide or (image.mode.startswith("I;16") and usual)):
+            raise InputError(
+                f"has gray pixels of the kind {image.mode}, and nothing says which of "
+                "their values is white",
+                advice="Save it with 8 or 16 bits",
+            )
+        gray = np.asarray(image).astype(np.uint32)
+        eight = ((gray * 255 + _WHITE // 2) // _WHITE).astype(np.uint8)
+        eight[gray == image.info.get("transparency", _WHITE)] = 255
+        image = Image.fromarray(eight)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
 
 
 def _preset(rgb: Image.Image, weights: PublishedWeights | None) -> np.ndarray:
@@ -146,18 +187,6 @@ def prepare(image: Image.Image, *, resize: int = 256, crop: int = 224) -> np.nda
 def random_images(shape: tuple[int, int, int, int], *, seed: int) -> np.ndarray:
     """Draws normal images of shape (n, c, h, w), float32."""
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
-
-
-def photograph(
-    path: Path, config: ResNetConfig, weights: PublishedWeights | None = None
-) -> np.ndarray:
-    """Does what :func:`load_image` does, for a network that takes photographs.
-
-    Raises:
-        ValueError: the network takes no photographs.
-    """
-    require_photographs(config, path)
-    return load_image(path, weights)
 
 
 def require_photographs(config: ResNetConfig, image: object) -> None:

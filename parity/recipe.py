@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from parity.files.download import Progress
 from parity.files.sources import Chosen, weights_for
-from parity.images import photograph, random_images
+from parity.images import preprocess, random_images
 from parity.judging.check import check
 from parity.judging.gates import FORWARD, GATES
 from parity.judging.report import Report
@@ -22,6 +22,10 @@ from parity.weights.changes import cast
 from parity.weights.state import DTYPES, load_state_dict
 from parity.weights.twins import ABSTRACT
 from resnet_spec import OptimizerConfig, ResNetConfig, resolve
+from resnet_spec.printable import plain
+
+# A recipe may be a stranger's: more than these would take hours, or all memory.
+_MOST_WEIGHTS, _MOST_BLOCKS, _MOST_VALUES, _MOST_STEPS = 2**28, 1024, 2**27, 10_000
 
 COMPUTED_IN = ("float32", "bfloat16", "float16")
 
@@ -38,8 +42,8 @@ def _is_flag(value: object) -> bool:
     return isinstance(value, bool)
 
 
-def _is_count(value: object, least: int = 0) -> bool:
-    return isinstance(value, int) and not _is_flag(value) and value >= least
+def _is_count(value: object, least: int = 0, most: int = 2**63 - 1) -> bool:
+    return isinstance(value, int) and not _is_flag(value) and least <= value <= most
 
 
 def _is_size(value: object) -> bool:
@@ -65,7 +69,10 @@ _FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "dtype": (COMPUTED_IN.__contains__, f"one of {', '.join(COMPUTED_IN)}"),
     "precision": (PRECISIONS.__contains__, f"one of {', '.join(PRECISIONS)}"),
     "training": _FLAG,
-    "steps": _COUNT,
+    "steps": (
+        lambda value: _is_count(value, most=_MOST_STEPS),
+        f"an integer from 0 to {_MOST_STEPS}",
+    ),
     "optimizer": _MAYBE_TEXT,
 }
 """What every field of a recipe may be, and that in words."""
@@ -123,7 +130,19 @@ class Recipe:
             )
         # So that what is wrong is refused at once.
         optimizer_of(self.optimizer)
-        _ = self.config
+        config = self.config
+        if config.weight_count > _MOST_WEIGHTS or sum(config.layers) > _MOST_BLOCKS:
+            raise FieldError(
+                f"overrides make a network of {sum(config.layers)} blocks and about "
+                f"{config.weight_count:,} weights; a check takes {_MOST_BLOCKS} and "
+                f"{_MOST_WEIGHTS:,} at most"
+            )
+        values = self.batch * config.in_channels * prod(self.size or config.uneven_size)
+        if values > _MOST_VALUES:
+            raise FieldError(
+                f"batch and size make images of {values:,} values; a check takes "
+                f"{_MOST_VALUES:,} at most"
+            )
         if self.size is not None:  # JSON has lists
             height, width = self.size
             object.__setattr__(self, "size", (height, width))
@@ -174,7 +193,7 @@ class Recipe:
             progress=progress,
         )
 
-    def images(self, chosen: Chosen) -> np.ndarray:
+    def images(self) -> np.ndarray:
         """Makes the images, float32 (n, c, h, w), as the dtype can hold them.
 
         Raises:
@@ -182,7 +201,7 @@ class Recipe:
         """
         config = self.config
         if self.image is not None:
-            images = photograph(Path(self.image), config, chosen.published)
+            images = preprocess(self.image, config, self.weights)
         else:
             height, width = self.size or config.uneven_size
             config.check_size(height, width)
@@ -194,7 +213,7 @@ class Recipe:
         """Says in a line what is checked."""
         n, _, height, width = images.shape
         what = f"{n} random images, {height}x{width}, seed {self.seed}"
-        return f"{self.name}: {chosen.what}; {self.image or what}"
+        return plain(f"{self.name}: {chosen.what}; {self.image or what}")
 
     def run(
         self, chosen: Chosen, images: np.ndarray, progress: Callable[[str], None]
@@ -261,7 +280,7 @@ def optimizer_of(text: str | None) -> OptimizerConfig:
         )
     try:
         return OptimizerConfig.from_json(kind)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (json.JSONDecodeError, RecursionError, OverflowError) as error:
         raise FieldError(
             f"optimizer is no JSON: {error}; write it as {_EXAMPLE}"
         ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +19,7 @@ from parity.reports import certificate as certificates
 from parity.reports.page import write_html
 from parity.weights.twins import require
 from resnet_cli import tables
+from resnet_cli.failures import tell
 from resnet_cli.progress import download_bar, say_notes, status
 
 
@@ -49,12 +50,12 @@ def check(
         print(report.brief() if brief else report)
     if html is not None:
         write_html(report, html, title=what)
-        print(f"report: {html}", file=sys.stderr)
+        tell(f"report: {html}")
     if certificate is not None:
         text = certificates.to_certificate(report, recipe.to_dict())
         with replacing(certificate, overwrite=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        print(f"certificate: {certificate}", file=sys.stderr)
+        tell(f"certificate: {certificate}")
     return report.ok
 
 
@@ -91,10 +92,10 @@ def self_test(*, as_json: bool) -> bool:
 
 
 def _run(recipe: Recipe) -> tuple[str, Report]:
+    images = recipe.images()  # before anything is downloaded for them
     with download_bar() as progress:
         chosen = recipe.choose(progress)
     say_notes(recipe.weights, chosen.notes)
-    images = recipe.images(chosen)
     with status("building both twins") as say:
         return recipe.describe(chosen, images), recipe.run(chosen, images, say)
 
@@ -108,10 +109,13 @@ def _require_place(path: Path) -> None:
         elif path.is_dir():
             problem, advice = "is a directory", "Name a file in it"
         else:
-            with suppress(FileNotFoundError):
-                path.stat()  # its name may be too long
+            with suppress(FileNotFoundError):  # its name may be too long, too
+                if not stat.S_ISREG(path.stat().st_mode):
+                    raise OutputError(path, "is no regular file", "Name another one")
             with TemporaryFile(dir=folder):  # os.access() tells less
                 pass
+    except OutputError:
+        raise
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error})"
     if problem:

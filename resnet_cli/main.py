@@ -27,6 +27,7 @@ from resnet_cli.options import (
     read_overrides,
     read_size,
 )
+from resnet_spec.printable import plain
 
 app = typer.Typer(
     name="resnet-twins",
@@ -91,7 +92,9 @@ def summary(
     ] = False,
     plot: Annotated[
         Optional[Path],  # noqa: UP045  see Name
-        typer.Option(help="With --all: draw parameters against multiply-adds."),
+        typer.Option(
+            help="With --all: draw parameters against multiply-adds.", readable=False
+        ),
     ] = None,
     backend: Annotated[
         Backend, typer.Option(help="Whose table; with both, their equality is checked.")
@@ -135,9 +138,19 @@ def summary(
 
 @app.command("convert")
 def convert_(
-    source: Annotated[Path, typer.Argument(help="A .pth or .safetensors file.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A .pth or .safetensors file.",
+            readable=False,
+        ),
+    ],
     target: Annotated[
-        Path, typer.Argument(help="The file to write, .pth or .safetensors.")
+        Path,
+        typer.Argument(
+            help="The file to write, .pth or .safetensors.",
+            readable=False,
+        ),
     ],
     model: Annotated[
         Optional[str],  # noqa: UP045  see Name
@@ -152,6 +165,8 @@ def convert_(
     as_json: Json = False,
 ) -> None:
     """Convert a file of weights, bit for bit, and read the result back."""
+    if settings and model is None:
+        raise ValueError("--set goes with --model: what it changes must be known")
     from parity import convert
     from resnet_cli.progress import say_notes, status
 
@@ -178,7 +193,7 @@ def convert_(
         }
         print(json.dumps(facts, indent=2))
         return
-    print(f"{done.source} ({done.kind}) -> {done.target}")
+    print(plain(f"{done.source} ({done.kind}) -> {done.target}"))
     print(f"{done.network}: {done.entries} entries, {done.bytes:,} bytes")
     print("read back: equal, bit for bit")
     print(f"sha256 of the values: {done.sha256}")
@@ -190,7 +205,10 @@ def check_(
     weights: Weights = "random",
     image: Annotated[
         Optional[Path],  # noqa: UP045  see Name
-        typer.Option(help="A photograph; by default random images."),
+        typer.Option(
+            help="A photograph; by default random images.",
+            readable=False,
+        ),
     ] = None,
     size: Annotated[
         Optional[str],  # noqa: UP045  see Name
@@ -222,15 +240,21 @@ def check_(
     ] = False,
     html: Annotated[
         Optional[Path],  # noqa: UP045  see Name
-        typer.Option(help="Write the report there too, as one page with plots."),
+        typer.Option(
+            help="Write the report there too, as one page with plots.", readable=False
+        ),
     ] = None,
     certificate: Annotated[
         Optional[Path],  # noqa: UP045  see Name
-        typer.Option(help="Write there what it takes to run this again."),
+        typer.Option(
+            help="Write there what it takes to run this again.", readable=False
+        ),
     ] = None,
     verify: Annotated[
         Optional[Path],  # noqa: UP045  see Name
-        typer.Option(help="Run a certificate's check again, and compare."),
+        typer.Option(
+            help="Run a certificate's check again, and compare.", readable=False
+        ),
     ] = None,
     self_test: Annotated[
         bool,
@@ -280,7 +304,13 @@ def check_(
 
 @app.command()
 def predict(
-    image: Annotated[Path, typer.Argument(help="A photograph.")],
+    image: Annotated[
+        Path,
+        typer.Argument(
+            help="A photograph.",
+            readable=False,
+        ),
+    ],
     model: Annotated[str, typer.Option(help="A network.")] = "resnet50",
     weights: Weights = "DEFAULT",
     backend: Annotated[Backend, typer.Option(help="Which twin to run.")] = Backend.both,
@@ -313,6 +343,11 @@ def _config(name: str, settings: Sequence[str]) -> resnet_spec.ResNetConfig:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command; exits with 1 (check failed), 2 (bad input) or 3 (output)."""
+    """Runs the command.
+
+    Exits with 0, or 1: a check failed; 2: bad input; 3: the output cannot be written;
+    70: a bug; 130, 143, 129: ended by Ctrl-C, SIGTERM, SIGHUP; 141: nobody reads
+    standard error any more. Who closes standard output does not change the code.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     run(app, "resnet-twins", arguments or ["--help"])

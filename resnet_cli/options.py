@@ -56,7 +56,7 @@ def read_overrides(settings: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"--set {setting}: write it as FIELD=VALUE")
         try:
             overrides[field] = json.loads(value.lower())
-        except ValueError:
+        except (ValueError, RecursionError):
             overrides[field] = value
     return overrides
 
@@ -64,7 +64,11 @@ def read_overrides(settings: Sequence[str]) -> dict[str, Any]:
 def read_size(text: str) -> tuple[int, int]:
     """Reads ``--size``: height and width."""
     height, by, width = text.partition("x")
-    sides = [side for side in (height, width) if side.isascii() and side.isdigit()]
+    sides = [
+        side
+        for side in (height, width)
+        if side.isascii() and side.isdigit() and len(side) < 7
+    ]
     if not by or len(sides) < 2 or not all(map(int, sides)):
         raise ValueError(f"--size {text}: write it as HEIGHTxWIDTH, in pixels")
     return int(height), int(width)

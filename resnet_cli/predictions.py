@@ -8,12 +8,13 @@ from pathlib import Path
 
 import resnet_spec
 from parity.files.sources import weights_for
-from parity.images import photograph
+from parity.images import preprocess
 from parity.running.network import logits
 from parity.running.network import top as likeliest
 from parity.text import table
 from parity.weights.twins import build, require
 from resnet_cli.progress import download_bar, say_notes, status
+from resnet_spec.printable import plain
 
 
 def predict(
@@ -31,6 +32,7 @@ def predict(
 ) -> None:
     """Prints the likeliest classes of a photograph, by each framework's twin."""
     require(*frameworks)
+    pixels = preprocess(image, config, weights)  # before anything is downloaded for it
     with download_bar() as progress:
         chosen = weights_for(
             config,
@@ -41,7 +43,6 @@ def predict(
             progress=progress,
         )
     say_notes(weights, chosen.notes)
-    pixels = photograph(image, config, chosen.published)
     scores = {}
     with status("predicting") as say:
         for framework in frameworks:
@@ -66,7 +67,7 @@ def predict(
         }
         print(json.dumps(facts, indent=2))
         return
-    print(f"{image}: {name}, {chosen.what}\n")
+    print(plain(f"{image}: {name}, {chosen.what}") + "\n")
     cells = [
         [f"{names[i]} {p:.2%}" for i, p in rank]
         for rank in zip(*guesses.values(), strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,13 +14,21 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
+
+from resnet_cli.failures import tell
+from resnet_spec.printable import plain
 
 
 @contextmanager
 def status(what: str) -> Iterator[Callable[[str], None]]:
     """Shows on a terminal what is being done."""
-    with Console(stderr=True).status(f"{what} …") as shown:
-        yield lambda what: shown.update(f"{what} …")
+
+    def line(what: str) -> Text:  # a text of rich's may hold markup, and a name too
+        return Text(f"{plain(what)} …")
+
+    with Console(stderr=True).status(line(what)) as shown:
+        yield lambda what: shown.update(line(what))
 
 
 @contextmanager
@@ -52,4 +59,4 @@ def download_bar() -> Iterator[Callable[[int, int | None], None]]:
 def say_notes(path: object, notes: Sequence[str]) -> None:
     """Prints on standard error what was accepted or changed on the way."""
     for note in notes:
-        print(f"note: {path}: {note}", file=sys.stderr)
+        tell(f"note: {path}: {note}")

@@ -76,6 +76,15 @@ class Network(nnx.Module):
                 f"the images are {x.dtype}; the network takes floating-point numbers, "
                 "such as x / 255, normalised as in training"
             )
+        if x.dtype == jnp.float64:
+            modules = (module for _, module in nnx.iter_modules(self))
+            convs = (m for m in modules if isinstance(m, Conv2d))
+            dtype = next((jnp.dtype(m.dtype or m.kernel.dtype) for m in convs), x.dtype)
+            if dtype != x.dtype:
+                raise ValueError(
+                    f"the images are {x.dtype}, the network is {dtype}; use "
+                    f"x.astype({str(dtype)!r}), or a network of float64"
+                )
         sizes = isinstance(h, int) and isinstance(w, int)  # jax.export has symbols
         if n == 1 and sizes and max(h, w) <= 2**self.config.halvings:
             stage = getattr(self, self.stage_names[-1])

@@ -116,6 +116,9 @@ class ResNetConfig:
                 "one positive integer per stage",
             )
         stages = len(self.layers)
+        few = stages <= _MOST_STAGES and sum(self.layers) <= _MOST_BLOCKS
+        most = f"{_MOST_STAGES} stages of {_MOST_BLOCKS} blocks in all at most"
+        self._check("layers", few, most)
         self._check("widths", len(self.widths) == stages, f"{stages} entries")
         self._check(
             "replace_stride_with_dilation",
@@ -124,13 +127,15 @@ class ResNetConfig:
             f"{stages - 1} booleans, one per stage after the first",
         )
         for field in _COUNTS:
-            self._check(field, _is_count(getattr(self, field)), "a positive integer")
+            self._check(field, _is_count(getattr(self, field)), _COUNT)
         for field in ("include_top", "zero_init_residual", "conv_bias"):
             value = getattr(self, field)
             self._check(field, isinstance(value, bool), "True or False")
         for field in ("norm_eps", "norm_momentum"):
             value = getattr(self, field)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
+            number = isinstance(value, float) or (
+                type(value) is int and abs(value) < _MOST_NUMBER
+            )
             self._check(field, number, "a number")
             object.__setattr__(self, field, float(value))
         self._check("norm_eps", 0 < self.norm_eps < float("inf"), "a number above 0")
@@ -162,6 +167,12 @@ class ResNetConfig:
                     self.width_per_group,
                     f"large enough to give the stage of width {width} a channel",
                 )
+        if self.weight_count > _MOST_WEIGHTS:
+            raise ValueError(
+                f"a network of widths {self.widths}, {self.in_channels} channels and "
+                f"{self.num_classes} classes has about {self.weight_count:,} weights; "
+                f"make it smaller, {_MOST_WEIGHTS:,} at most"
+            )
 
     def _check_head(self) -> None:
         if self.head != "linear":
@@ -196,6 +207,20 @@ class ResNetConfig:
     def num_features(self) -> int:
         """Channels of the last stage's map."""
         return self.widths[-1] * self.expansion
+
+    @property
+    def weight_count(self) -> int:
+        """About how many weights there are, without projections, norms and biases."""
+        count = 49 * self.in_channels * self.widths[0]
+        for blocks, width in zip(self.layers, self.widths, strict=True):
+            inner, out = self.inner_width(width), width * self.expansion
+            if self.block == "basic":
+                count += blocks * 18 * width**2
+            else:
+                count += blocks * (2 * inner * out + 9 * inner**2 // self.groups)
+        positions = self.signal_positions if self.head == "signal" else 1
+        top = self.num_features * positions * self.num_classes
+        return count + top * self.include_top
 
     @property
     def halvings(self) -> int:
@@ -304,6 +329,11 @@ class ResNetConfig:
             raise ValueError(f"not a ResNetConfig: {error}") from error
 
 
+# What is larger is no network, and would take minutes or all memory to be refused.
+_MOST_NUMBER, _MOST_STAGES, _MOST_BLOCKS, _MOST_WEIGHTS = 2**31, 32, 4096, 2**32
+
+_COUNT = "a positive integer below 2**31"
+
 _COUNTS = ("groups", "width_per_group", "in_channels", "num_classes")
 
 _WEIGHTS = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
@@ -357,7 +387,7 @@ def _as_int(value: object) -> object:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return type(value) is int and 0 < value < _MOST_NUMBER
 
 
 def _invalid(field: str, value: object, allowed: str) -> ValueError:

@@ -14,6 +14,7 @@ FLOORS: dict[str, int] = {
     "resnet_spec": 1,
     "parity.errors": 1,
     "parity.text": 1,
+    "parity.inputs": 1,
     "parity.machine": 1,
     "resnet_torch": 2,
     "resnet_flax": 2,

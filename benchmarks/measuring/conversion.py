@@ -5,32 +5,15 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from importlib import import_module
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from benchmarks.measuring.pool import apart
 from benchmarks.measuring.timing import rounds
 from benchmarks.measuring.worker import peak_memory
 
-# What `parity.convert` does beside moving bytes, by module and function. Validated are
-# digests, checksums, every value, names and shapes, the file read back.
-_ASIDE = {
-    "fsync": (("parity.files.writing", "sync"),),
-    "validation": (
-        ("parity.files.writing", "digest"),
-        ("parity.files.writing", "_holds"),
-        ("parity.files.reading", "digest"),
-        ("parity.files.reading", "_check_values"),
-        ("parity.files.opening", "sha256_of"),
-        ("parity.files.pth", "_check_zip"),
-        ("parity.files.convert", "entries_of"),
-        ("parity.files.convert", "require"),
-    ),
-}
+_ASIDE = ("fsync", "validation")
 
 
 def measure(network: str, *, repeats: int) -> dict[str, Any]:
@@ -73,12 +56,11 @@ def _convert(network: str, folder: Path, repeats: int) -> dict[str, Any]:
     def convert() -> float:
         import parity
 
-        with _watched() as aside:
-            start = time.perf_counter()
-            parity.convert(source, target, overwrite=True)
-            seconds = time.perf_counter() - start
-        for name, part in aside.items():
-            parts[name].append(part)
+        start = time.perf_counter()
+        done = parity.convert(source, target, overwrite=True)
+        seconds = time.perf_counter() - start
+        for name, part in parts.items():
+            part.append(done.seconds[name])
         return seconds
 
     def copy() -> float:
@@ -107,32 +89,3 @@ def _memory(folder: Path) -> int:
     before = peak_memory()
     parity.convert(folder / "source.pth", folder / "target.safetensors", overwrite=True)
     return peak_memory() - before
-
-
-@contextmanager
-def _watched() -> Iterator[dict[str, float]]:
-    """Adds up what the functions of ``_ASIDE`` take; calls within others count once."""
-    found = dict.fromkeys(_ASIDE, 0.0)
-    inside: list[str] = []
-
-    def watch(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            inside.append(part)
-            start = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                inside.pop()
-                if not inside:
-                    found[part] += time.perf_counter() - start
-
-        return watched
-
-    with ExitStack() as stack:
-        for part, places in _ASIDE.items():
-            for module, name in places:
-                # A name that is gone is an error: its time would count as converting.
-                holder = import_module(module)
-                watched = watch(part, getattr(holder, name))
-                stack.enter_context(mock.patch.object(holder, name, watched))
-        yield found

@@ -4,41 +4,60 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from parity.errors import OutputError
+from parity.files.stages import stage
+
+_PREFIX, _SUFFIX = ".resnet-twins-", ".tmp"
 
 
 @contextmanager
 def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
-    """Yields a temporary file beside the target that becomes it if all goes well."""
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    """Yields a temporary file beside the target that becomes it if all goes well.
+
+    Only a regular file is ever replaced; links are followed to what they lead to. A
+    temporary file that a killed process has left in the folder is removed.
+
+    Raises:
+        OutputError: the target cannot be written; what stood there stands there still.
+    """
     try:
-        if target.is_dir():
-            raise OutputError(path, "is a directory", "Name a file in it")
-        if not target.parent.is_dir():
-            raise OutputError(
-                path, f"there is no folder {target.parent}", "Make it first"
-            )
-        if target.exists() and not overwrite:
-            raise OutputError(path, "exists", "Use --force to replace it")
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-        os.close(os.open(temporary, flags, 0o666))  # less the umask
+        target = Path(os.path.realpath(path))
+        os.lstat(target.parent)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        what = f"there is no folder for it ({reason})"
+        raise OutputError(path, what, "Make it first, or use another name") from error
+    temporary = target.with_name(f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")
+    file, claimed = None, False
+    try:
+        _require_free(target, path, overwrite)
+        _sweep(target.parent)
+        file = _locked(temporary)
         yield temporary
-        if overwrite:
-            if target.exists():
-                temporary.chmod(target.stat().st_mode & 0o7777)
-            os.replace(temporary, target)
-        else:  # unlike a rename, a link fails where something has appeared meanwhile
-            os.link(temporary, target)
+        mode = _require_free(target, path, overwrite)
+        if mode is not None:
+            temporary.chmod(mode)
+        if not overwrite:  # unlike a rename, both of these fail if something is there
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                raise
+            except OSError:  # not every file system has links
+                os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                claimed = True
+        os.replace(temporary, target)
+        with suppress(FileNotFoundError):  # a rename between two links leaves both
             temporary.unlink()
-        sync(target.parent)
     except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
+        for path_of_ours in (temporary, target)[: 1 + claimed]:
+            with suppress(OSError):
+                path_of_ours.unlink()
         if isinstance(error, FileExistsError):
             raise OutputError(path, "exists", "Use --force to replace it") from error
         if isinstance(error, OSError) and not isinstance(error, OutputError):
@@ -48,8 +67,72 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
                 "Check the name, and the folder's space and permissions",
             ) from error
         raise
+    finally:
+        if file is not None:
+            os.close(file)
+    try:
+        sync(target.parent)
+    except OSError as error:
+        warnings.warn(
+            f"{path}: is written; whether its folder is on the disk yet cannot be told "
+            f"({error.strerror})",
+            stacklevel=3,
+        )
 
 
+def _require_free(target: Path, path: Path, overwrite: bool) -> int | None:
+    """Returns the mode of the file that would be replaced, if there is one."""
+    try:
+        found = target.lstat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(found.st_mode):
+        raise OutputError(path, "is a directory", "Name a file in it")
+    if not stat.S_ISREG(found.st_mode):
+        raise OutputError(path, "is no regular file", "Name another one")
+    if not overwrite:
+        raise OutputError(path, "exists", "Use --force to replace it")
+    return found.st_mode & 0o7777
+
+
+def _locked(path: Path) -> int | None:
+    """Makes a new file, locked for as long as it is open; ``None`` without locks."""
+    while True:
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)  # less umask
+        if not lock(file, wait=True):
+            os.close(file)
+            return None
+        if path.exists():  # nobody took it for a dead process's before it was locked
+            return file
+        os.close(file)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the temporary files of processes that are gone: nobody locks those."""
+    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        with suppress(OSError):
+            file = os.open(path, os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                if lock(file, wait=False):
+                    path.unlink()
+            finally:
+                os.close(file)
+
+
+def lock(file: int, *, wait: bool) -> bool:
+    """Locks an open file for this process alone; says whether it has the lock."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has none
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # another's, or the file system has none
+        return False
+    return True
+
+
+@stage("fsync")
 def sync(path: Path) -> None:
     """Waits until what was written to a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

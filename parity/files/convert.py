@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from parity.errors import CheckpointError, OutputError
 from parity.files.reading import StateDict, load, require_config
+from parity.files.stages import measured, stage
 from parity.files.writing import format_of, save
 from parity.weights.identify import guessed, identify
 from parity.weights.names import COUNTER
 from parity.weights.strict import require
 from parity.weights.twins import entries_of
-from resnet_spec import ResNetConfig, describe
+from resnet_spec import ResNetConfig, describe, resolve
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Conversion:
         bytes: how many bytes of values.
         sha256: of the values (names, dtypes, shapes and bytes).
         notes: what was accepted, stripped or filled in.
+        seconds: what ``"validation"`` took (digests, checksums, every value, names and
+            shapes, the file read back) and ``"fsync"``; all else moves bytes.
     """
 
     source: Path
@@ -44,13 +47,14 @@ class Conversion:
     bytes: int
     sha256: str
     notes: tuple[str, ...]
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
-    config: ResNetConfig | None = None,
+    config: str | ResNetConfig | None = None,
     key: str | None = None,
     allow_nonfinite: bool = False,
     overwrite: bool = False,
@@ -60,8 +64,9 @@ def convert(
     Args:
         source: .pth (zip or legacy) or .safetensors, recognised by content.
         target: the file to write.
-        config: the network that this must be; read off names and shapes by default. A
-            file of others does not say where a bottleneck strides: v1.5 is assumed.
+        config: the network that this must be, or its name; read off names and shapes by
+            default. A file of others does not say where a bottleneck strides: v1.5 is
+            assumed.
         key: name of the wrapper's entry, where the source has several.
         allow_nonfinite: accept NaN and infinity.
         overwrite: replace a target that is there.
@@ -71,31 +76,33 @@ def convert(
         OutputError: the target cannot be written, or is the source.
     """
     source, target = Path(source), Path(target)
+    config = None if config is None else resolve(config)
     format_of(target)
     if target.exists() and source.exists() and target.samefile(source):
         raise OutputError(target, "is the source itself", "Name another file")
-    state = load(source, key=key, allow_nonfinite=allow_nonfinite)
-    found = config or state.config or _identify(state, source)
-    if config is not None:
-        unsaid: Sequence[str] = ()
-    else:
-        unsaid = state.guessed if state.config is not None else guessed(found)
-    if sum(found.layers) > len(state):  # before anything is built for them
-        raise CheckpointError(
-            f"has {len(state)} entries; {describe(found)} has more blocks than that",
-            path=source,
-            advice="Get the file again",
+    with measured() as seconds:
+        state = load(source, key=key, allow_nonfinite=allow_nonfinite)
+        found = config or state.config or _identify(state, source)
+        if config is not None:
+            unsaid: Sequence[str] = ()
+        else:
+            unsaid = state.guessed if state.config is not None else guessed(found)
+        if sum(found.layers) > len(state):  # before anything is built for them
+            raise CheckpointError(
+                f"has {len(state)} entries, fewer than {describe(found)} has blocks",
+                path=source,
+            )
+        require_config(state, found, source)
+        arrays = in_order(state, found, source)
+        sha256 = save(
+            target,
+            arrays,
+            config=found,
+            overwrite=overwrite,
+            source=(source.name, state.sha256),
+            guessed=unsaid,
+            allow_nonfinite=allow_nonfinite,
         )
-    require_config(state, found, source)
-    arrays = in_order(state, found, source)
-    sha256 = save(
-        target,
-        arrays,
-        config=found,
-        overwrite=overwrite,
-        source=(source.name, state.sha256),
-        guessed=unsaid,
-    )
     return Conversion(
         source=source,
         kind=state.kind,
@@ -106,9 +113,11 @@ def convert(
         bytes=sum(array.nbytes for array in arrays.values()),
         sha256=sha256,
         notes=tuple(state.notes),
+        seconds=seconds,
     )
 
 
+@stage("validation")
 def in_order(
     state: StateDict, config: ResNetConfig, path: Path
 ) -> dict[str, np.ndarray]:

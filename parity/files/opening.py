@@ -6,19 +6,21 @@ nothing trusts a name's extension. What comes out is still only what the file sa
 
 from __future__ import annotations
 
+import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from parity.errors import CheckpointError
-from parity.files.content import Content
+from parity.files.content import Content, Hear
 from parity.files.pth import LEGACY_MAGIC, read_legacy, read_zip
 from parity.files.safetensors_format import entries_at, header_of, read_safetensors
-from parity.weights.digest import sha256_of
+from parity.files.stages import stage
+from parity.inputs import open_regular
 
-MAX_BYTES = 64 * 2**30
+MAX_BYTES = 16 * 2**30
+"""More than any network here has."""
 
 _NOT_CHECKPOINTS: dict[bytes, str] = {
     b"\x1f\x8b": "is compressed with gzip. Unpack it first",
@@ -30,32 +32,30 @@ _NOT_CHECKPOINTS: dict[bytes, str] = {
 }
 
 
-def read(path: Path, *, sha256: bool = False) -> Content:
-    """Opens a file once, recognises it, checks its structure and reads it.
+def read(path: Path) -> Content:
+    """Opens a file, recognises it, checks its structure and reads it, all of it once.
 
     Args:
         path: the file.
-        sha256: compute the digest of the file too.
 
     Raises:
         CheckpointError: no such file, no file of weights, or a damaged one.
     """
+    sha = hashlib.sha256()
+    hear = stage("validation")(sha.update)
     try:
-        with _open(path) as file:
+        with open_regular(path, MAX_BYTES, CheckpointError) as file:
             size = os.fstat(file.fileno()).st_size
-            digest = sha256_of(file) if sha256 else ""
-            file.seek(0)
-            content = _recognise(file, size)(file, size)
-            content.size, content.sha256 = size, digest
+            content = _recognise(file, size)(file, size, hear)
     except OSError as error:
         raise CheckpointError(
             f"cannot be read ({error.strerror or error})",
             advice="Check the path and its permissions",
         ) from error
-    expected = ".safetensors" if content.kind == "safetensors" else (".pth", ".pt")
-    if path.suffix in (".safetensors", ".pth", ".pt") and not path.name.endswith(
-        expected
-    ):
+    content.size, content.sha256 = size, sha.hexdigest()
+    expected = (".safetensors",) if content.kind == "safetensors" else (".pth", ".pt")
+    suffix = path.suffix.lower()
+    if suffix in (".safetensors", ".pth", ".pt") and suffix not in expected:
         content.notes.append(f"the content is {content.kind}, whatever the name says")
     return content
 
@@ -71,40 +71,16 @@ def each(path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         CheckpointError: it is damaged.
     """
-    with _open(path) as file:
+    with open_regular(path, MAX_BYTES, CheckpointError) as file:
         size = os.fstat(file.fileno()).st_size
         read_all = _recognise(file, size)
         if read_all is read_safetensors:
             yield from entries_at(file, header_of(file, size)[0])
         else:
-            yield from read_all(file, size).value.items()
+            yield from read_all(file, size, len).value.items()
 
 
-def _open(path: Path) -> BinaryIO:
-    # Without blocking, so that a FIFO cannot hold us; all else happens on this
-    # descriptor, so that the file cannot be exchanged between check and use.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    try:
-        descriptor = os.open(path, flags)
-    except FileNotFoundError as error:
-        raise CheckpointError("no such file", advice="Check the path") from error
-    found = os.fstat(descriptor)
-    problem = None
-    if stat.S_ISDIR(found.st_mode):
-        problem = "is a directory. Name a file in it"
-    elif not stat.S_ISREG(found.st_mode):
-        problem = "is no regular file. Copy its content to one first"
-    elif found.st_size == 0:
-        problem = "is empty. Get the file again"
-    elif found.st_size > MAX_BYTES:
-        problem = f"is larger than {MAX_BYTES} bytes, more than any network here has"
-    if problem is not None:
-        os.close(descriptor)
-        raise CheckpointError(problem)
-    return open(descriptor, "rb")
-
-
-def _recognise(file: BinaryIO, size: int) -> Callable[[BinaryIO, int], Content]:
+def _recognise(file: BinaryIO, size: int) -> Callable[[BinaryIO, int, Hear], Content]:
     head = file.read(512)
     file.seek(0)
     for magic, what in _NOT_CHECKPOINTS.items():
@@ -129,12 +105,3 @@ def _recognise(file: BinaryIO, size: int) -> Callable[[BinaryIO, int], Content]:
         f"is no .pth and no .safetensors (it begins with {head[:8]!r}). "
         "Check that this is the right file"
     )
-
-
-# --- .pth, as a zip archive --------------------------------------------------------
-
-
-# --- .pth, as torch wrote it before version 1.6 ------------------------------------
-
-
-# --- .safetensors ------------------------------------------------------------------

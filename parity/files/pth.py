@@ -3,97 +3,80 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import zipfile
-from collections import Counter
+import zlib
 from typing import BinaryIO
 
 from parity.errors import CheckpointError
-from parity.files.content import METADATA_KEY, Content, own_metadata
+from parity.files.archive import END, Member, members, require_end
+from parity.files.content import MAX_INDEX, Content, Hear, own_metadata
+from parity.files.stages import stage
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
-
-def read_zip(file: BinaryIO, size: int) -> Content:
-    """Reads what torch has written since 1.6."""
-    notes = _check_zip(file, size)
-    return _unpickle(file, ".pth", notes)
+_MAX_READS = 2**23  # of a legacy pickle: about a hundred for a tensor
 
 
-def _check_zip(file: BinaryIO, size: int) -> list[str]:
-    damaged = "Get the file again"
-    file.seek(-min(size, 22), os.SEEK_END)
-    end = file.read(22)
-    if not (end.startswith(b"PK\x05\x06") and end.endswith(b"\0\0")):
-        raise CheckpointError(
-            f"the archive does not end at the file's end ({size} bytes): it was cut "
-            "short, or something was appended",
-            advice=damaged,
-        )
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            _check_members(members, size)
-            unchecked = bool(members) and all(member.CRC == 0 for member in members)
-            for member in members if not unchecked else ():
-                with archive.open(member) as data:
-                    while data.read(2**20):  # the last read compares the CRC
-                        pass
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise CheckpointError(
-            f"the archive is damaged ({error})", advice=damaged
-        ) from error
-    return (
-        ["the archive has no checksums; its values are unverified"] if unchecked else []
-    )
-
-
-def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
-    names = [member.filename for member in members]
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise CheckpointError(f"the archive has {repeated[0]!r} twice")
-    for name in names:
-        if name.startswith("/") or ".." in name.split("/") or "\\" in name:
-            raise CheckpointError(f"the archive has a member outside of it, {name!r}")
-    prefixes = {name.partition("/")[0] for name in names}
-    if len(prefixes) != 1:
-        raise CheckpointError("is a zip archive, but not one of torch.save")
-    prefix = prefixes.pop()
-    if f"{prefix}/constants.pkl" in names or f"{prefix}/code/" in names:
-        raise CheckpointError(
-            "is a TorchScript program, not weights. "
-            "Save module.state_dict() with torch.save"
-        )
-    if f"{prefix}/data.pkl" not in names:
-        raise CheckpointError(
-            "is a zip archive, but not one of torch.save: no data.pkl"
-        )
-    for member in members:
-        name = member.filename
-        if member.flag_bits & 0x1:
-            raise CheckpointError(f"the archive's member {name!r} is encrypted")
-        if member.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(f"the archive's member {name!r} is compressed")
-        if member.header_offset + member.file_size > size:
-            raise CheckpointError(f"the archive's member {name!r} is cut short")
-
-
-def read_legacy(file: BinaryIO, size: int) -> Content:
-    """Reads what torch wrote before 1.6."""
-    data = io.BytesIO(file.read())
-    content = _unpickle(data, "legacy .pth", [])
-    if data.tell() != size:
-        raise CheckpointError(
-            f"{size - data.tell()} bytes follow the end of the data at {data.tell()}",
-            advice="Get the file again",
-        )
-    content.notes.append("this old format has no checksums; its values are unverified")
+def read_zip(file: BinaryIO, size: int, hear: Hear) -> Content:
+    """Reads what torch has written since 1.6, from the very bytes that are checked."""
+    file.seek(-min(size, END.size), io.SEEK_END)
+    require_end(file.read(), size)
+    data = _whole(file, size, hear)
+    with stage("validation"):
+        checked = _check(members(data))
+    content = _unpickle(io.BytesIO(data), ".pth")
+    content.checked = checked
     return content
 
 
-def _unpickle(file: BinaryIO, kind: str, notes: list[str]) -> Content:
+def _check(found: list[Member]) -> bool:
+    """Checks sizes and checksums; says whether there are any of these."""
+    checked = any(member.crc for member in found)
+    for member in found:
+        if checked and zlib.crc32(member.data) != member.crc:
+            raise CheckpointError(
+                f"the archive is damaged (bad CRC-32 of {member.name!r})"
+            )
+        if member.name.endswith("/data.pkl") and len(member.data) > MAX_INDEX:
+            raise CheckpointError(
+                f"its pickle has {len(member.data)} bytes, more than any network's"
+            )
+    return checked
+
+
+def read_legacy(file: BinaryIO, size: int, hear: Hear) -> Content:
+    """Reads what torch wrote before 1.6."""
+    data = _Bounded(_whole(file, size, hear))
+    content = _unpickle(data, "legacy .pth")
+    if data.tell() != size:
+        raise CheckpointError(
+            f"{size - data.tell()} bytes follow the end of the data at {data.tell()}"
+        )
+    return content
+
+
+def _whole(file: BinaryIO, size: int, hear: Hear) -> bytes:
+    file.seek(0)
+    data = file.read(size)
+    if len(data) != size or file.read(1):
+        raise CheckpointError("changed while it was read. Wait until it is complete")
+    hear(data)
+    return data
+
+
+class _Bounded(io.BytesIO):
+    """A pickle whose length nothing tells is given up at some point."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > _MAX_READS:
+            raise CheckpointError("its pickle is longer than any network's")
+        return super().read(size)
+
+
+def _unpickle(file: BinaryIO, kind: str) -> Content:
     try:
         import torch
     except ImportError as error:
@@ -101,15 +84,14 @@ def _unpickle(file: BinaryIO, kind: str, notes: list[str]) -> Content:
             "is a .pth, and reading one needs torch. Install it with "
             "`pip install resnet-twins[torch]`, or convert the file to .safetensors"
         ) from error
-    file.seek(0)
     try:
         value = torch.load(file, map_location="cpu", weights_only=True)
+    except (CheckpointError, MemoryError):
+        raise
     except Exception as error:
         # torch's own message tells people to load unsafely: it must not be passed on.
         raise CheckpointError(_what_pickle_said(error)) from None
-    metadata = getattr(value, "_metadata", None)
-    own = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
-    return Content(kind, value, own_metadata(own), notes)
+    return Content(kind, value, own_metadata(getattr(value, "_metadata", None)))
 
 
 def _what_pickle_said(error: Exception) -> str:

@@ -17,10 +17,13 @@ import numpy as np
 import resnet_spec
 from parity.errors import CheckpointError
 from parity.files import opening
+from parity.files.stages import stage
+from parity.files.values import leaf_problem, require_names, require_values
 from parity.weights.digest import digest
 from parity.weights.names import COUNTER
-from parity.weights.state import DTYPES, as_array
+from parity.weights.state import as_array
 from resnet_spec import ResNetConfig, describe
+from resnet_spec.printable import plain
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "ema", "model_ema")
 _PREFIXES = ("module.", "_orig_mod.")
@@ -73,18 +76,23 @@ def load(
     """
     path = Path(path)
     try:
-        content = opening.read(path, sha256=True)
+        content = opening.read(path)
         notes = content.notes
         _check_published_name(path.name, content.sha256)
         value = _unwrap(content.value, key, notes)
         arrays = _arrays(value, limit=2 * content.size + 2**28)
-        _check_digest(arrays, content.metadata)
+        _check_digest(arrays, content)
         arrays = _strip_prefixes(arrays, notes)
         arrays = _fill_counts(arrays, notes)
-        _check_values(arrays, allow_nonfinite)
+        require_values(arrays, allow_nonfinite=allow_nonfinite)
         return StateDict(arrays, content)
     except CheckpointError as error:
         raise error.at(path) from error.__cause__
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # what nobody thought of is the file's fault too
+        what = f"cannot be understood ({type(error).__name__}: {error!s:.200})"
+        raise CheckpointError(what, path=path) from error
 
 
 def require_config(state: StateDict, config: ResNetConfig, path: Path) -> None:
@@ -154,7 +162,11 @@ def _unwrap(value: object, key: str | None, notes: list[str]) -> Mapping[str, An
         )
     if key is not None:
         if not isinstance(value.get(key), Mapping):
-            raise CheckpointError(f"has no state under the key {key!r}")
+            names = ", ".join(plain(str(name), most=50) for name in [*value][:5])
+            raise CheckpointError(
+                f"has no state under the key {key!r}",
+                advice=f"It has {names} and so on: choose one with --key, or none",
+            )
         return value[key]
     wrapped = [name for name in _WRAPPERS if isinstance(value.get(name), Mapping)]
     if len(wrapped) > 1:
@@ -162,22 +174,19 @@ def _unwrap(value: object, key: str | None, notes: list[str]) -> Mapping[str, An
             f"has several states: {', '.join(wrapped)}", advice="Choose one with --key"
         )
     if not wrapped:
+        inner = [str(name) for name in value if isinstance(value[name], Mapping)]
+        if inner and not any(hasattr(leaf, "shape") for leaf in value.values()):
+            raise CheckpointError(
+                {"has weights, if any, in entries of its own": inner},
+                advice=f"Choose one, as with --key {inner[0]}",
+            )
         return value
     notes.append(f"took the state from the entry {wrapped[0]!r}")
     return value[wrapped[0]]
 
 
 def _arrays(value: Mapping[Any, Any], limit: int) -> dict[str, np.ndarray]:
-    names = [name for name in value if not _is_text(name)]
-    if names:
-        raise CheckpointError(
-            f"has names that are no text: {', '.join(map(repr, names[:5]))}",
-            advice="Save model.state_dict()",
-        )
-    if not value:
-        raise CheckpointError(
-            "holds no weights at all", advice="Save model.state_dict()"
-        )
+    require_names(value)
     leaves = {name: _leaf_problem(leaf) for name, leaf in value.items()}
     problems = [f"{name} is {found}" for name, found in leaves.items() if found]
     if problems:
@@ -192,19 +201,9 @@ def _arrays(value: Mapping[Any, Any], limit: int) -> dict[str, np.ndarray]:
     return {name: as_array(leaf) for name, leaf in value.items()}
 
 
-def _is_text(name: object) -> bool:
-    try:
-        return isinstance(name, str) and bool(name.encode())
-    except UnicodeEncodeError:  # half a surrogate pair: no file could hold it again
-        return False
-
-
 def _leaf_problem(leaf: object) -> str:
     if isinstance(leaf, np.ndarray):
-        known = leaf.dtype.name in DTYPES
-        return (
-            "" if known else f"{leaf.dtype.name}; expected one of {', '.join(DTYPES)}"
-        )
+        return leaf_problem(leaf.dtype.name, leaf.shape)
     import torch
 
     if type(leaf) not in (torch.Tensor, torch.nn.Parameter):
@@ -214,10 +213,11 @@ def _leaf_problem(leaf: object) -> str:
         return f"sparse ({leaf.layout})"
     if leaf.is_quantized:
         return "quantised"
+    if leaf.is_nested:
+        return "nested"
     if leaf.is_meta:
         return "without data (meta)"
-    dtype = str(leaf.dtype).removeprefix("torch.")
-    return "" if dtype in DTYPES else f"{dtype}; expected one of {', '.join(DTYPES)}"
+    return leaf_problem(str(leaf.dtype).removeprefix("torch."), tuple(leaf.shape))
 
 
 def _strip_prefixes(
@@ -258,45 +258,16 @@ def _fill_counts(
     return filled
 
 
-def _check_values(arrays: Mapping[str, np.ndarray], allow_nonfinite: bool) -> None:
-    nonfinite, negative, counts, integers = [], [], [], []
-    for name, array in arrays.items():
-        leaf = name.rpartition(".")[2]
-        if leaf == COUNTER:
-            if array.dtype != np.int64 or array.shape != () or array < 0:
-                counts.append(
-                    f"{name} is {array.dtype.name} {array.shape} {array.tolist()!s:.20}"
-                    ", expected one int64 from 0"
-                )
-        elif array.dtype == np.int64:
-            integers.append(name)
-        else:
-            finite = np.isfinite(array)
-            if not finite.all():
-                nan = int(np.isnan(array).sum())
-                inf = int(array.size - finite.sum()) - nan
-                nonfinite.append(f"{name} has {nan} NaN and {inf} Inf")
-            if leaf == "running_var" and (array < 0).any():
-                negative.append(f"{name} has {int((array < 0).sum())}")
-    problems = {
-        "values that are not finite": [] if allow_nonfinite else nonfinite,
-        "negative variances": negative,
-        "bad batch counts": counts,
-        "integers where weights should be": integers,
-    }
-    if any(problems.values()):
-        advice = "Use --allow-nonfinite to take them as they are"
-        raise CheckpointError(
-            problems, advice=advice if problems["values that are not finite"] else None
-        )
-
-
-def _check_digest(
-    arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None
-) -> None:
-    promised = (metadata or {}).get("sha256")
+@stage("validation")
+def _check_digest(arrays: Mapping[str, np.ndarray], content: opening.Content) -> None:
+    promised = (content.metadata or {}).get("sha256")
     if promised is not None and promised != digest(arrays):
         raise CheckpointError(
-            "its values are not those that were written (sha256 differs)",
-            advice="Get the file again",
+            "its values are not those that were written (sha256 differs)"
+        )
+    if promised is None and not content.checked:
+        content.notes.append("it has no checksums; its values are unverified")
+    if content.metadata is not None and "digest" not in content.metadata:
+        content.notes.append(
+            "an earlier version wrote it; what it says of its network is unverified"
         )

@@ -15,7 +15,7 @@ from parity.weights.digest import digest
 from parity.weights.samples import random_state
 from parity.weights.strict import require
 from parity.weights.twins import entries_of
-from resnet_spec import PublishedWeights, ResNetConfig, get_weights, is_published
+from resnet_spec import ResNetConfig, get_weights, is_published
 
 ENDS = ("in_channels", "num_classes", "include_top")
 """The settings in which a network may differ from its weights, and be learnt anew."""
@@ -30,7 +30,6 @@ class Chosen:
         config: the network that they are for.
         what: where they come from, in words.
         sha256: of the values as they were found, before any cast.
-        published: the table's row, if they are published ones.
         notes: what was accepted or changed on the way.
     """
 
@@ -38,7 +37,6 @@ class Chosen:
     config: ResNetConfig
     what: str
     sha256: str
-    published: PublishedWeights | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -74,7 +72,6 @@ def weights_for(
         what = f"random weights, seed {seed} (not trained: its classes mean nothing)"
         state = random_state(expected, seed=seed)
         return Chosen(state, config, what, digest(state))
-    published = None
     path = Path(weights)
     if is_published(weights):
         published = get_weights(config, weights)
@@ -99,7 +96,7 @@ def weights_for(
     ]
     if beyond:
         raise CheckpointError({"too large for float32": beyond}, path=path)
-    return Chosen(state, config, weights, digest(loaded), published, tuple(notes))
+    return Chosen(state, config, weights, digest(loaded), tuple(notes))
 
 
 def _as_found(config: ResNetConfig, loaded: StateDict) -> ResNetConfig:

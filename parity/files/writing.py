@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from parity.errors import CheckpointError, OutputError
 from parity.files import opening
 from parity.files.atomic import replacing, sync
-from parity.files.content import METADATA_KEY
+from parity.files.content import LAYOUT, TOOL, written_metadata
+from parity.files.safetensors_format import write_safetensors
+from parity.files.stages import stage
+from parity.files.values import leaf_problem, require_names, require_values
 from parity.weights.digest import differing_bits, digest
-from parity.weights.state import DTYPES, as_array, convertible, state_dict
+from parity.weights.state import as_array, convertible, state_dict
 from resnet_spec import ResNetConfig
 
 Format = Literal["pth", "pth-legacy", "safetensors"]
-
-FORMAT_VERSION = 1
 
 _EXTENSIONS: dict[str, Format] = {
     ".pth": "pth",
@@ -41,6 +41,7 @@ def save(
     overwrite: bool = False,
     source: tuple[str, str] | None = None,
     guessed: Sequence[str] = (),
+    allow_nonfinite: bool = False,
 ) -> str:
     """Writes a state, atomically: the file is complete and verified, or is not there.
 
@@ -56,12 +57,14 @@ def save(
         overwrite: replace a file that is there.
         source: name and sha256 of the file that the state was read from, if any.
         guessed: settings of the configuration that nobody has said.
+        allow_nonfinite: accept NaN and infinity, as :func:`parity.load` must then too.
 
     Returns:
         The sha256 of the values, as the file's metadata have it.
 
     Raises:
-        CheckpointError: the state has entries that are no weights.
+        CheckpointError: the state has names or values that :func:`parity.load` would
+            refuse.
         OutputError: the file cannot be written; what stood there stands there still.
         ValueError: there is no such format.
     """
@@ -76,18 +79,23 @@ def save(
     else:
         arrays, config = state_dict(state), config or getattr(state, "config", None)
     bad |= {
-        name: f"is {array.dtype.name}, not one of {', '.join(DTYPES)}"
+        name: f"is {problem}"
         for name, array in arrays.items()
-        if array.dtype.name not in DTYPES
+        if (problem := leaf_problem(array.dtype.name, array.shape))
     }
-    if bad or not arrays:
-        problems = [f"{name} {what}" for name, what in bad.items()]
-        raise CheckpointError({"no weights": problems or ["the state is empty"]})
-    sha256 = digest(arrays)
+    try:
+        if bad:
+            problems = [f"{name} {what}" for name, what in bad.items()]
+            raise CheckpointError({"no weights": problems})
+        require_names(arrays)
+        require_values(arrays, allow_nonfinite=allow_nonfinite)
+    except CheckpointError as error:
+        raise error.at(path) from None
+    with stage("validation"):
+        sha256 = digest(arrays)
     metadata = {
-        "format_version": FORMAT_VERSION,
-        "tool": f"resnet-twins {version('resnet-twins')}",
-        "layout": "OIHW",
+        "tool": f"{TOOL} {version('resnet-twins')}",
+        "layout": LAYOUT,
         "dtype": ", ".join(sorted({a.dtype.name for a in arrays.values()})),
         "sha256": sha256,
         "config": config.to_json() if config is not None else None,
@@ -95,23 +103,20 @@ def save(
     }
     if source is not None:
         metadata["source"] = dict(zip(("name", "sha256"), source, strict=True))
-    before = sys.exception()  # the caller may save because of an interrupt
     with replacing(path, overwrite) as temporary:
         try:
-            _WRITERS[format](temporary, arrays, json.dumps(metadata, sort_keys=True))
-        except ModuleNotFoundError:  # whose names and ways out are told as such
-            raise
-        except Exception as error:  # each library has its own for a full disk
-            while_at_it = error.__context__
-            if isinstance(while_at_it, KeyboardInterrupt) and while_at_it is not before:
-                raise while_at_it from None  # and torch failed to close its archive
-            raise OSError(str(error)) from error
-        sync(temporary)
-        if not _holds(temporary, arrays):
-            raise OutputError(path, "was not read back as written", "Check the disk")
+            _WRITERS[format](temporary, arrays, written_metadata(metadata))
+            sync(temporary)
+            if not _holds(temporary, arrays):
+                raise OutputError(
+                    path, "was not read back as written", "Check the disk"
+                )
+        except CheckpointError as error:
+            raise error.at(path) from error.__cause__
     return sha256
 
 
+@stage("validation")
 def _holds(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
     """Reads a file back: whether it has exactly these arrays, bit for bit."""
     names = set(arrays)
@@ -130,7 +135,7 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     Raises:
         OutputError: it stands for none.
     """
-    extension = Path(path).suffix
+    extension = Path(path).suffix.lower()
     if extension not in _EXTENSIONS:
         raise OutputError(
             path,
@@ -140,20 +145,12 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     return _EXTENSIONS[extension]
 
 
-def _write_safetensors(
-    path: Path, arrays: Mapping[str, np.ndarray], metadata: str
-) -> None:
-    from safetensors.numpy import save_file
-
-    mode = path.stat().st_mode
-    # One key only: safetensors writes several in random order.
-    dense = {name: np.array(a, order="C", copy=None) for name, a in arrays.items()}
-    save_file(dense, path, metadata={METADATA_KEY: metadata})
-    path.chmod(mode)  # safetensors makes a file of its own, for the owner alone
-
-
 def _write_pth(
-    path: Path, arrays: Mapping[str, np.ndarray], metadata: str, *, legacy: bool = False
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    metadata: dict[str, str],
+    *,
+    legacy: bool = False,
 ) -> None:
     import torch
 
@@ -162,19 +159,47 @@ def _write_pth(
     state = OrderedDict((name, to_torch(array)) for name, array in arrays.items())
     # Where torch itself keeps the versions of modules; load_state_dict looks up modules
     # in it by name, and no module has this one.
-    state._metadata = OrderedDict({METADATA_KEY: metadata})  # type: ignore[attr-defined]
-    with open(path, "wb") as file:  # by its name, torch would put that into the archive
-        torch.save(state, file, _use_new_zipfile_serialization=not legacy)
+    state._metadata = OrderedDict(metadata)  # type: ignore[attr-defined]
+    before = sys.exception()  # the caller may save because of an interrupt
+    with open(path, "wb") as opened:  # torch would put its name into the archive
+        file: Any = _Told(opened)
+        try:
+            torch.save(state, file, _use_new_zipfile_serialization=not legacy)
+        except Exception as error:  # torch tells neither a full disk nor an interrupt
+            met = file.error or error.__context__
+            if file.error is None and (isinstance(met, Exception) or met is before):
+                met = OSError(" ".join(str(error).split()))
+            raise met or error from None
+
+
+class _Told:
+    """A file that remembers what went wrong in it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: BaseException | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def _write_legacy_pth(
-    path: Path, arrays: Mapping[str, np.ndarray], metadata: str
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
 ) -> None:
     _write_pth(path, arrays, metadata, legacy=True)
 
 
-_WRITERS: dict[Format, Callable[[Path, Mapping[str, np.ndarray], str], None]] = {
-    "safetensors": _write_safetensors,
+_Writer = Callable[[Path, Mapping[str, np.ndarray], dict[str, str]], None]
+
+_WRITERS: dict[Format, _Writer] = {
+    "safetensors": write_safetensors,
     "pth": _write_pth,
     "pth-legacy": _write_legacy_pth,
 }

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from parity.errors import InputError
+from parity.inputs import read_text
 from parity.judging.report import Report
 from parity.judging.tolerances import UNIT_ROUNDOFF
 
@@ -28,6 +30,10 @@ _OF_THE_WORST = ("worst", "value", "expected", "scale", "ratio", "use")
 """Figures that say where an error is largest and which way, or follow from two."""
 
 _NOTHING = object()
+
+_MOST_BYTES = 2**26
+
+_WRITER = "resnet-twins check --certificate FILE writes one"
 
 ELSEWHERE = 10.0
 """How many times larger an error may be on another machine, or smaller."""
@@ -59,18 +65,19 @@ def read_certificate(path: str | Path) -> dict[str, Any]:
         ValueError: the file cannot be read, or is none.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        found = json.loads(read_text(path, _MOST_BYTES))
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no certificate: it is no JSON") from error
+        raise ValueError(
+            f"{path} is no certificate: it is no JSON. {_WRITER}"
+        ) from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(
-            f"{path} is no certificate: it does not say {FORMAT!r}; "
-            "resnet-twins check --certificate FILE writes one"
+            f"{path} is no certificate: it does not say {FORMAT!r}. {_WRITER}"
         )
     if problem := _misshapen(found, _SHAPE, ""):
-        raise ValueError(f"{path} is a damaged certificate: {problem}")
+        raise ValueError(f"{path} is a damaged certificate: {problem}. {_WRITER}")
     return found
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from itertools import cycle
+from pathlib import Path
 from typing import NamedTuple
+
+from parity.files.atomic import replacing
 
 
 class Size(NamedTuple):
@@ -62,7 +65,9 @@ def plot_sizes(sizes: Sequence[Size], path: str | os.PathLike[str]) -> None:
     axes.set_ylabel("parameters")
     axes.grid(which="major", alpha=0.3)
     axes.legend(title="family", loc="upper left", fontsize=8)
-    figure.savefig(path, dpi=160)
+    path = Path(path)
+    with replacing(path, overwrite=True) as temporary:
+        figure.savefig(temporary, dpi=160, format=path.suffix[1:] or "png")
 
 
 def _label_places(axes, sizes: Sequence[Size]) -> list[tuple[float, float]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.weights.state import DTYPES, as_array
+from parity.weights.state import DTYPES, as_array, require_mapping
 
 
 def adapt_in_channels(
@@ -25,8 +25,10 @@ def adapt_in_channels(
         key: its weight; by default that of the stem.
 
     Raises:
+        TypeError: it is no mapping.
         ValueError: there is no such kernel of three channels, or no such number.
     """
+    require_mapping(mapping)
     if in_channels < 1:
         raise ValueError(f"in_channels is {in_channels}; it must be a positive integer")
     if key is None:
@@ -54,7 +56,15 @@ def cast(mapping: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]
     Args:
         mapping: as :func:`state_dict` returns it.
         dtype: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
+
+    Raises:
+        TypeError: it is no mapping of names to arrays.
+        ValueError: there is no such dtype.
     """
+    floats = [name for name in DTYPES if name != "int64"]
+    if dtype not in floats:
+        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(floats)}")
+    require_mapping(mapping)
     return {
         name: array.copy() if array.dtype == np.int64 else array.astype(DTYPES[dtype])
         for name, array in mapping.items()

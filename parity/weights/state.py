@@ -123,7 +123,7 @@ def load_state_dict(
     Raises:
         CheckpointError: entries are missing, unexpected, of another shape or of another
             dtype. All of them are reported together, and the model is unchanged.
-        TypeError: the model belongs to neither framework.
+        TypeError: the model belongs to neither framework, or the mapping is none.
         ValueError: the model has no data for what is ignored.
     """
     hands = adapter(model)
@@ -166,16 +166,42 @@ def as_array(value: Any) -> np.ndarray:
             return torch_state.to_numpy(value)
         except TypeError as error:  # numpy has no float8
             raise ValueError(f"is a tensor of {value.dtype}") from error
-    array = np.asarray(value)
+    if isinstance(value, Mapping):
+        raise ValueError(
+            f"is a {type(value).__name__}, with entries of its own; "
+            "parity.state_dict(model) has flat names"
+        )
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:  # of quantised tensors, or ragged
+        raise ValueError(f"is a {type(value).__name__}") from error
     if array.dtype.kind not in "fiubc" and array.dtype not in DTYPES.values():
         raise ValueError(f"is a {type(value).__name__}")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
+def require_mapping(mapping: object) -> None:
+    """Checks that a state is one.
+
+    Raises:
+        TypeError: it is something else, such as a file's name.
+    """
+    if not isinstance(mapping, Mapping):
+        raise TypeError(
+            f"got a {type(mapping).__name__}; it must be a mapping of names to arrays: "
+            "parity.load(path) reads one, parity.state_dict(model) copies one"
+        )
+
+
 def convertible(
     mapping: Mapping[str, Any],
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns a mapping's values as arrays, and what is wrong with the others."""
+    """Returns a mapping's values as arrays, and what is wrong with the others.
+
+    Raises:
+        TypeError: it is no mapping.
+    """
+    require_mapping(mapping)
     arrays: dict[str, np.ndarray] = {}
     bad: dict[str, str] = {}
     for name, value in mapping.items():

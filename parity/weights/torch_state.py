@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import ml_dtypes
 import numpy as np
@@ -20,15 +20,23 @@ def entries(model: nn.Module) -> dict[str, Entry]:
     """Returns the shape and dtype of every entry of the state, in order."""
     return {
         name: Entry(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-        for name, tensor in model.state_dict().items()
+        for name, tensor in _tensors(model)
     }
 
 
 def state(model: nn.Module) -> dict[str, np.ndarray]:
     """Returns a copy of every entry of the state, in order."""
-    return {
-        name: to_numpy(tensor).copy() for name, tensor in model.state_dict().items()
-    }
+    return {name: to_numpy(tensor).copy() for name, tensor in _tensors(model)}
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor) or value.is_quantized:
+            raise TypeError(
+                f"{name} is no plain tensor; a quantised model has no weights to "
+                "move: take the model that it was made of"
+            )
+        yield name, value
 
 
 def assign(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
@@ -40,12 +48,12 @@ def assign(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
 
 def has_data(model: nn.Module) -> bool:
     """Whether every entry of the state has values."""
-    return not any(tensor.is_meta for tensor in model.state_dict().values())
+    return not any(tensor.is_meta for _, tensor in _tensors(model))
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
     """Returns a tensor bit for bit, sharing its memory where that is possible."""
-    tensor = tensor.detach().cpu().contiguous()
+    tensor = tensor.detach().cpu().resolve_neg().contiguous()
     if tensor.dtype == torch.bfloat16:  # numpy has none of its own
         return tensor.view(torch.int16).numpy().view(_BFLOAT16)
     return tensor.numpy()

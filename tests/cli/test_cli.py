@@ -34,24 +34,18 @@ def _run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_help_is_instant_and_imports_no_framework():
-    seconds = float("inf")
-    for _ in range(20):  # others' work may hold it up
-        start = time.perf_counter()
-        found = _run("--help")
-        seconds = min(seconds, time.perf_counter() - start)
-        assert found.returncode == 0
-        assert "convert" in found.stdout
-        if seconds < 0.3:
-            break
-    assert seconds < 0.3
+def test_help_imports_no_framework_nor_what_would_need_one():
     code = (
         "import sys\nfrom resnet_cli.main import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "print([m for m in ('torch', 'jax', 'flax', 'numpy') if m in sys.modules])"
+        "heavy = 'torch', 'jax', 'flax', 'numpy', 'parity', 'PIL', 'rich', 'matplotlib'"
+        "\nprint([m for m in heavy if m in sys.modules], len(sys.modules))"
     )
     out = subprocess.check_output([sys.executable, "-c", code], text=True)
-    assert out.splitlines()[-1] == "[]"
+    assert "convert" in out
+    heavy, _, count = out.splitlines()[-1].rpartition(" ")
+    assert heavy == "[]"
+    assert int(count) < 400  # of the standard library and typer; 279 here
 
 
 @pytest.mark.parametrize("command", ["list", "summary", "convert", "check", "predict"])
@@ -139,7 +133,7 @@ def test_bad_input_is_one_line_and_exit_code_2(call: Called, pth: Path, tmp_path
     assert "unknown setting" in call.error("summary", "resnet18", "--set", "a=1")
     assert "No such command" in call.error("chekc")
     assert "--bakend" in call.error("predict", "x.jpg", "--bakend", "torch")
-    assert "cannot be read" in call.error("predict", "x.jpg", "--weights", "random")
+    assert "no such file" in call.error("predict", "x.jpg", "--weights", "random")
     assert "there are: none" in call.error(
         "check", "resnet50_v1", "--weights", "DEFAULT"
     )

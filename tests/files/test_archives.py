@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import parity
+from parity.errors import CheckpointError
+from parity.files import opening
 from parity.weights.digest import differing_bits
 from tests.support.corpus import refused
 
@@ -145,3 +150,140 @@ def test_row_35_an_unknown_order_of_bytes(path: Path, tensors):
 
 def _order(order: bytes) -> Callable[[str, bytes], bytes]:
     return lambda name, data: order if name == "byteorder" else data
+
+
+# --- what is checked is what is loaded ---------------------------------------------
+
+
+@pytest.fixture
+def whole() -> bytes:
+    """An archive as torch writes it, of two tensors."""
+    file = io.BytesIO()
+    torch.save({"fc.weight": torch.ones(2, 3), "fc.bias": torch.zeros(2)}, file)
+    return file.getvalue()
+
+
+def _directory(data: bytes) -> int:
+    return int.from_bytes(data[-6:-2], "little")
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x10, 0x80, 0xFF])
+def test_a_flipped_bit_anywhere_is_refused_or_changes_nothing(
+    path: Path, whole: bytes, mask: int
+):
+    path.write_bytes(whole)
+    expected = parity.load(path)
+    refusals = 0
+    for place in range(len(whole)):
+        if whole[place] == ord("Z"):  # padding
+            continue
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ mask]) + whole[place + 1 :]
+        )
+        try:
+            found = parity.load(path)
+        except CheckpointError as error:
+            assert str(error).startswith(f"{path}: ")  # noqa: PT017  either is right
+            refusals += 1
+        else:
+            assert differing_bits(found, expected) == {}
+    assert refusals > 1000
+
+
+def test_a_member_that_is_marked_as_a_directory_is_refused(path: Path, whole: bytes):
+    # torch would skip it, and hand out memory as it happens to be.
+    at = whole.index(b"archive/data/0", _directory(whole)) - 46
+    path.write_bytes(whole[: at + 38] + b"\x10" + whole[at + 39 :])
+    refused(path, "'archive/data/0' is no plain file")
+
+
+@pytest.mark.parametrize("between", [b"", b"more"])
+def test_two_archives_in_one_file_are_refused(path: Path, whole: bytes, between: bytes):
+    path.write_bytes(whole + between + whole)
+    refused(path, "the archive is damaged")
+
+
+def _shifted(data: bytes, by: int) -> bytes:
+    """Moves an archive, the places in its directory too, as a self-extractor does."""
+    moved = bytearray(bytes(by) + data)
+    at = _directory(data) + by
+    count = int.from_bytes(data[-12:-10], "little")
+    for _ in range(count):
+        place = int.from_bytes(moved[at + 42 : at + 46], "little") + by
+        moved[at + 42 : at + 46] = place.to_bytes(4, "little")
+        at += 46 + int.from_bytes(moved[at + 28 : at + 30], "little")
+    for place, length in ((at + 48, 8), (at + 56 + 8, 8), (len(moved) - 6, 4)):
+        value = int.from_bytes(moved[place : place + length], "little") + by
+        moved[place : place + length] = value.to_bytes(length, "little")
+    moved[:4] = b"PK\3\4"
+    return bytes(moved)
+
+
+def test_bytes_that_belong_to_nothing_are_refused(path: Path, whole: bytes):
+    path.write_bytes(_shifted(whole, 64))
+    torch.load(path, weights_only=True)  # torch does not mind
+    refused(path, "begins at 64, and 0 is free")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("weights/DATA.PKL", "twice"),
+        ("weights/data/0/", "does not write, 'data/0/'"),
+        ("weights/notes.txt", "does not write, 'notes.txt'"),
+        ("w\0eights/data.pkl", "not one of torch.save"),
+    ],
+)
+def test_a_name_that_two_readers_may_take_for_another_is_refused(
+    path: Path, tensors, name: str, said: str
+):
+    torch.save(tensors, path)
+
+    def change(old: zipfile.ZipFile, new: zipfile.ZipFile) -> None:
+        _copy(old, new)
+        new.writestr("weights/x" + "x" * (len(name) - 9), b"")
+
+    _rezip(path, change)
+    odd = b"weights/x" + b"x" * (len(name) - 9)
+    path.write_bytes(path.read_bytes().replace(odd, name.encode()))
+    refused(path, said)
+
+
+def test_an_archive_of_very_many_members_is_refused(path: Path, tensors):
+    torch.save(tensors, path)
+
+    def change(old: zipfile.ZipFile, new: zipfile.ZipFile) -> None:
+        _copy(old, new)
+        for i in range(2**16):
+            new.writestr(f"weights/data/{10**6 + i}", b"")
+
+    _rezip(path, change)
+    refused(path, "more than any network")
+
+
+def test_a_file_is_opened_and_read_once(
+    path: Path, tensors, monkeypatch: pytest.MonkeyPatch
+):
+    torch.save(tensors, path)
+    size, read = path.stat().st_size, []
+    real = opening.open_regular
+
+    def counting(*arguments: Any) -> io.BufferedReader:
+        class Counting(io.FileIO):
+            def readinto(self, buffer: Any) -> int:
+                read.append(super().readinto(buffer))
+                return read[-1]
+
+            def readall(self) -> bytes:
+                data = super().readall()
+                read.append(len(data))
+                return data
+
+        with real(*arguments) as file:
+            return io.BufferedReader(Counting(os.dup(file.fileno())))
+
+    monkeypatch.setattr(opening, "open_regular", counting)
+    parity.load(path)
+    assert (
+        size <= sum(read) < size + 20_000
+    )  # its beginning and end are looked at first

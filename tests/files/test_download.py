@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 
 import parity
 from parity.errors import DownloadError
+from parity.files import download
 from parity.files.download import cache_folder
 from resnet_spec import PublishedWeights
 
@@ -31,8 +35,12 @@ class Server:
     ranges: bool = True
     cut_after: int | None = None
     always_cut: bool = False
-    length: bool = True
+    length: bool | str = True
+    busy: list[int] = field(default_factory=list)
+    moved_to: str = ""
+    drips: str = ""
     requests: list[str | None] = field(default_factory=list)
+    secrets: list[str | None] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -43,8 +51,20 @@ def server() -> Iterator[Server]:
         def do_GET(self) -> None:
             asked = self.headers.get("Range")
             wanted.requests.append(asked)
-            if wanted.status != 200:
-                self.send_error(wanted.status)
+            wanted.secrets.append(self.headers.get("Authorization"))
+            if wanted.busy or wanted.status != 200:
+                self.send_response(wanted.busy.pop() if wanted.busy else wanted.status)
+                self.send_header("Retry-After", "0")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            if wanted.moved_to:
+                self.send_response(302)
+                self.send_header("Location", wanted.moved_to)
+                self.end_headers()
+                return
+            if wanted.drips == "head":
+                self._drip(b"HTTP/1.1 200 OK\r\nX: ")
                 return
             body, start = wanted.content, 0
             if asked and wanted.ranges:
@@ -55,13 +75,24 @@ def server() -> Iterator[Server]:
             body = body[start:]
             self.send_response(206 if start else 200)
             if wanted.length:
-                self.send_header("Content-Length", str(len(body)))
+                length = str(len(body)) if wanted.length is True else wanted.length
+                self.send_header("Content-Length", length)
             self.end_headers()
+            if wanted.drips == "body":
+                self._drip(b"")
+                return
             if wanted.cut_after is not None:
                 body = body[: wanted.cut_after]
                 if not wanted.always_cut:
                     wanted.cut_after = None
             self.wfile.write(body)
+
+        def _drip(self, first: bytes) -> None:
+            self.wfile.write(first)
+            with suppress(OSError):
+                while wanted.drips:
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -71,6 +102,7 @@ def server() -> Iterator[Server]:
         thread.start()
         wanted.url = f"http://127.0.0.1:{http.server_port}/models"
         yield wanted
+        wanted.drips = ""
         http.shutdown()
 
 
@@ -226,3 +258,100 @@ def test_a_mirror_may_be_named_in_the_environment(
     monkeypatch.setenv("RESNET_TWINS_URL", server.url)
     path = parity.download(WEIGHTS, folder=tmp_path)
     assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path, status: int):
+    server.busy = [status, status]
+    assert _get(server, tmp_path).read_bytes() == CONTENT
+    assert len(server.requests) == 3
+    server.busy = [status] * 3
+    (tmp_path / WEIGHTS.filename).unlink()
+    with pytest.raises(DownloadError, match=rf"answered {status} .*\(3 tries\)\. Call"):
+        _get(server, tmp_path)
+
+
+@pytest.mark.parametrize("where", ["head", "body"])
+def test_a_server_that_only_drips_is_given_up(
+    server: Server, tmp_path: Path, where: str
+):
+    server.drips = where
+    with pytest.raises(DownloadError, match=r"not complete after 1 s\. Call again"):
+        _get(server, tmp_path, deadline=0.6)
+    time.sleep(0.2)  # what is not waited for writes no more
+    part = tmp_path / f"{WEIGHTS.filename}.part"
+    size = part.stat().st_size
+    time.sleep(0.2)
+    assert part.stat().st_size == size < 100
+
+
+def test_a_server_that_drips_counts_as_silent(server: Server, tmp_path: Path):
+    server.drips = "body"
+    with pytest.raises(DownloadError, match=r"under 1000 bytes a second .*3 tries"):
+        _get(server, tmp_path, timeout=0.2)
+
+
+@pytest.mark.parametrize("length", [True, False, "9" * 30])
+def test_a_server_that_sends_too_much_fills_no_disk(
+    server: Server, tmp_path: Path, length: bool | str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(download, "MAX_BYTES", 500_000)
+    server.length = length
+    with pytest.raises(DownloadError, match="no published file has over 500000"):
+        _get(server, tmp_path)
+    assert _left(tmp_path) == []
+
+
+@pytest.mark.parametrize("length", ["abc", "-1", "1e3", "1, 2", "٣"])
+def test_a_length_that_is_none_is_not_believed(
+    server: Server, tmp_path: Path, length: str
+):
+    server.length = length.encode("utf-8").decode("latin-1")
+    assert _get(server, tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["nowhere", "foo://x", "http://[::1", "http://a b", "http://x:port", "://", "\n"],
+)
+def test_an_address_that_is_none_is_one_line(tmp_path: Path, url: str):
+    with pytest.raises(DownloadError) as error:
+        parity.download(WEIGHTS, folder=tmp_path, url=url)
+    assert str(error.value).isprintable()
+    assert re.search(r"\. (Check|Call|Get)", str(error.value))
+
+
+def test_a_redirection_in_a_circle_is_one_line(server: Server, tmp_path: Path):
+    server.moved_to = f"{server.url}/{WEIGHTS.filename}"
+    with pytest.raises(DownloadError, match="answered 302") as error:
+        _get(server, tmp_path)
+    assert str(error.value).isprintable()
+
+
+def test_a_password_is_for_the_server_alone(server: Server, tmp_path: Path):
+    address = server.url.replace("//", "//me:s%40cret@")
+    parity.download(WEIGHTS, folder=tmp_path, url=address)
+    assert server.secrets == ["Basic bWU6c0BjcmV0"]
+    server.status = 404
+    for url in (address, "http://me:s%40cret@127.0.0.1:9", "http://me:s%40cret@[x"):
+        with pytest.raises(DownloadError) as error:
+            parity.download(WEIGHTS, folder=tmp_path / "other", url=url)
+        assert "cret" not in str(error.value)
+        assert "me:" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["", ".part"])
+def test_what_is_no_regular_file_in_the_cache_is_refused(
+    server: Server, tmp_path: Path, suffix: str
+):
+    odd = tmp_path / f"{WEIGHTS.filename}{suffix}"
+    os.mkfifo(odd)
+    with pytest.raises(DownloadError, match=r"No such device|is no regular file"):
+        _get(server, tmp_path)
+    reader = os.open(odd, os.O_RDONLY | os.O_NONBLOCK)  # writing to it would work now
+    try:
+        with pytest.raises(DownloadError, match=r"is no regular file\. Remove it"):
+            _get(server, tmp_path)
+    finally:
+        os.close(reader)
+    assert odd.is_fifo()

@@ -7,6 +7,7 @@ import gzip
 import lzma
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 import parity
 from parity.errors import CheckpointError
+from parity.files import pth, reading, safetensors_format
 from parity.weights.digest import differing_bits
 from tests.support.corpus import refused
 from tests.support.examples import examples
@@ -74,7 +76,10 @@ def test_row_7_a_compressed_file(path: Path, tensors, name: str, pack):
 def test_row_8_safetensors_by_the_name_of_pth(path: Path, arrays):
     safetensors.numpy.save_file(arrays, path)
     state = parity.load(path)
-    assert state.notes == ["the content is safetensors, whatever the name says"]
+    assert state.notes == [
+        "the content is safetensors, whatever the name says",
+        "it has no checksums; its values are unverified",
+    ]
     assert differing_bits(state, arrays) == {}
 
 
@@ -363,3 +368,120 @@ def test_truncation_anywhere_is_refused(tmp_path: Path, write):
     for end in range(0, len(content), 3):
         path.write_bytes(content[:end])
         refused(path)
+
+
+# --- bounds ------------------------------------------------------------------------
+
+
+def _entry(shape: str = "[1]", dtype: str = '"F32"', offsets: str = "[0,4]") -> str:
+    return f'{{"dtype":{dtype},"shape":{shape},"data_offsets":{offsets}}}'
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (_entry(shape="[" + "9" * 4000 + "]"), "a number in it has 4000 digits"),
+        (_entry(shape="[1.0]"), "1.0 in it is no whole number"),
+        (_entry(shape="[NaN]"), "NaN in it is no whole number"),
+        (_entry(shape="[true]"), "'a' is malformed"),
+        (_entry(dtype='["F32"]'), "'a' is malformed"),
+        (_entry(dtype="{}"), "'a' is malformed"),
+        (_entry(shape='"1"'), "'a' is malformed"),
+        (_entry(offsets="[0,4,4]"), "'a' is malformed"),
+        (_entry()[:-1] + ',"more":1}', "'a' is malformed"),
+        (_entry(shape=str([1] * 65)), "which no weights have"),
+        (_entry(shape=str([1] * 100_000)), "which no weights have"),
+        (_entry(shape=f"[0,{2**40},{2**40}]", offsets="[0,0]"), "which no weights"),
+        (_entry(shape=f"[{2**50},{2**50}]"), "and 4 bytes for it"),
+    ],
+)
+def test_a_header_that_no_network_has_is_refused(path: Path, header: str, said: str):
+    path.write_bytes(_header(f'{{"a":{header}}}', b"1234"))
+    refused(path, said)
+
+
+def test_a_header_or_a_pickle_that_is_too_long_is_not_read(
+    path: Path, tensors, monkeypatch: pytest.MonkeyPatch
+):
+    for module in (pth, safetensors_format):
+        monkeypatch.setattr(module, "MAX_INDEX", 1000)
+    path.write_bytes(_header('{"a":' + " " * 2000 + _entry() + "}", b"1234"))
+    refused(path, "at most 1000 that a network needs")
+    _pth(path, tensors)
+    refused(path, "its pickle has", "more than any network's")
+    monkeypatch.setattr(pth, "_MAX_READS", 1000)
+    _legacy(path, tensors)
+    refused(path, "its pickle is longer than any network's")
+
+
+def test_a_file_is_looked_at_before_it_is_read(path: Path):
+    with open(path, "wb") as file:
+        file.truncate(8 * 2**30)
+    refused(path, "is no .pth and no .safetensors")
+    with open(path, "r+b") as file:
+        file.write(b"PK\3\4")
+    refused(path, "does not end at the file's end")
+
+
+def test_a_long_name_or_many_make_no_long_line(path: Path, tensors):
+    long = {"x" * 10**6: torch.zeros(1, dtype=torch.int8)}
+    torch.save({**tensors, **long}, path)
+    assert len(str(refused(path, "is int8"))) < 1000
+    many = {f"{i}{'y' * 1000}": torch.zeros(1, dtype=torch.int8) for i in range(1000)}
+    torch.save(many, path)
+    assert len(str(refused(path, "is int8", "995 more"))) < 3000
+
+
+def test_a_giant_counter_is_not_printed(path: Path, tensors):
+    counter = {"bn1.num_batches_tracked": torch.zeros(10**6, dtype=torch.int64)}
+    torch.save({**tensors, **counter}, path)
+    refused(path, "is int64 (1000000,), expected one int64 from 0")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.zeros(0, 3),
+        lambda: torch.zeros((1,) * 65),
+        lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    ],
+)
+def test_tensors_of_other_kinds_are_refused_in_one_line(
+    path: Path, tensors, make: Callable[[], torch.Tensor]
+):
+    torch.save({**tensors, "fc.extra": make()}, path)
+    refused(path)
+
+
+def test_a_tensor_that_is_to_be_negated_is_read_by_value(path: Path, tensors, arrays):
+    negated = torch._neg_view(-tensors["fc.bias"])  # type: ignore[attr-defined]
+    assert negated.is_neg()
+    torch.save({**tensors, "fc.bias": negated}, path)
+    assert differing_bits(parity.load(path), arrays) == {}
+
+
+def test_an_unknown_wrapper_is_offered_by_its_name(path: Path, tensors, arrays):
+    torch.save({"net": tensors, "epoch": 3}, path)
+    refused(path, "in entries of its own: net", "--key net")
+    assert differing_bits(parity.load(path, key="net"), arrays) == {}
+
+
+def test_every_refusal_says_what_to_do(path: Path, tensors):
+    for change in (
+        {"fc.extra": torch.zeros(1).bool()},
+        {"bn1.running_var": -torch.ones(8)},
+    ):
+        torch.save({**tensors, **change}, path)
+        assert ". " in str(refused(path))
+
+
+def test_what_nobody_thought_of_is_one_line_too(
+    path: Path, tensors, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*arguments: object) -> None:
+        raise AttributeError("nobody\nthought of it")
+
+    torch.save(tensors, path)
+    monkeypatch.setattr(reading, "_fill_counts", fail)
+    refused(path, "cannot be understood (AttributeError: nobody")

@@ -211,15 +211,20 @@ def test_on_another_machine_all_but_figures_must_agree(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", json.dumps({"format": "other"}), "[" * 100_000]
+    "text", [" ", "[]", "{}", json.dumps({"format": "other"}), "[" * 100_000]
 )
 def test_what_is_no_certificate_is_refused_by_name(tmp_path: Path, text: str):
     path = tmp_path / "c.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"c\.json is no certificate"):
         read_certificate(path)
-    with pytest.raises(ValueError, match="cannot be read: No such file"):
+    with pytest.raises(ValueError, match=r"none\.json: no such file. Check the path"):
         read_certificate(tmp_path / "none.json")
+    (tmp_path / "empty.json").touch()
+    os.mkfifo(tmp_path / "fifo.json")
+    for name, said in (("empty", "is empty"), ("fifo", "is no regular file")):
+        with pytest.raises(ValueError, match=rf"{name}\.json: {said}"):
+            read_certificate(tmp_path / f"{name}.json")
 
 
 DAMAGE: dict[str, Change] = {
@@ -248,6 +253,29 @@ DAMAGE: dict[str, Change] = {
         overrides={"num_classes": "x"}
     ),
 }
+# Of any size that would be built for minutes, or take all memory, before it failed.
+DAMAGE |= {
+    f"recipe{said}": lambda c, field=field, value=value: c["recipe"].update(
+        {field: value}
+    )
+    for said, field, value in (
+        (": layers is (1000000000,", "overrides", {"layers": [10**9, 2, 2, 2]}),
+        (": layers is (1, 1", "overrides", {"layers": [1] * 99, "widths": [1] * 99}),
+        (
+            ".overrides make a network of 1204",
+            "overrides",
+            {"layers": [300, 2, 2, 900]},
+        ),
+        (": a network of widths (9999999", "overrides", {"widths": [9999999] * 4}),
+        (".overrides make a network", "overrides", {"widths": [9999] * 4}),
+        (": num_classes is 1000000", "overrides", {"num_classes": 10**30}),
+        (".overrides make a network", "overrides", {"num_classes": 10**6}),
+        (".overrides make a network", "overrides", {"in_channels": 10**6}),
+        (": norm_eps is 1000000", "overrides", {"norm_eps": 10**400}),
+        (".batch and size make", "batch", 10**9),
+        (".batch and size make", "size", [10**9, 10**9]),
+    )
+}
 WRONG_FIELDS = [
     *(("name", 5), ("name", None), ("overrides", []), ("overrides", None)),
     *(("weights", 3), ("weights", None), ("key", 5), ("allow_nonfinite", 0)),
@@ -255,7 +283,7 @@ WRONG_FIELDS = [
     *(("batch", 0), ("batch", 1.5), ("batch", None), ("seed", "x"), ("seed", -1)),
     *(("seed", True), ("dtype", "int8"), ("dtype", []), ("precision", None)),
     *(("training", 1), ("steps", -1), ("steps", None), ("optimizer", {})),
-    ("optimizer", "adam"),
+    *(("optimizer", "adam"), ("steps", 10**9), ("seed", 10**30)),
 ]
 DAMAGE |= {
     f"recipe.{name} is {value!r}": lambda c, name=name, value=value: c["recipe"].update(

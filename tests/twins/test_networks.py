@@ -219,6 +219,7 @@ WRONG = {
         (jnp.zeros((40, 33, 3)), r"\(40, 33, 3\).*x\[None\] is a batch of one image"),
         (jnp.zeros((40, 33)), r"\(40, 33\); it takes images of shape \(n, h, w, 3\)"),
         (jnp.zeros((2, 40, 33, 1)), r"\(2, 40, 33, 1\); it takes .*channels last$"),
+        (np.zeros((2, 40, 33, 3)), r"float64, the network is float32; use x.astype"),
         (jnp.zeros((0, 40, 33, 3)), r"\(0, 40, 33, 3\), no pixel"),
         (jnp.zeros((2, 40, 0, 3)), r"\(2, 40, 0, 3\), no pixel"),
         (jnp.zeros((2, 40, 33, 3), jnp.uint8), r"images are uint8.*x / 255"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,13 @@ from parity.weights.state import DTYPES
 from parity.weights.twins import abstract_flax, abstract_torch
 from resnet_spec import ResNetConfig, get_config
 from tests.support.examples import examples
-from tests.support.networks import TINY, TINY_BOTTLENECK, configs, random_torch
+from tests.support.networks import (
+    TINY,
+    TINY_BOTTLENECK,
+    configs,
+    flax_like,
+    random_torch,
+)
 
 DTYPE_NAMES = ("float32", "float64", "bfloat16", "float16")
 
@@ -246,6 +254,52 @@ def test_another_network_is_recognised():
 def test_what_is_no_model_is_refused():
     with pytest.raises(TypeError, match=r"torch.nn.Module or a flax.nnx.Module"):
         parity.state_dict({"conv1.weight": 1})
+
+
+@pytest.mark.parametrize("wrong", ["weights.pth", [1], None, torch.nn.Linear(2, 2)])
+def test_what_is_no_mapping_is_refused_with_what_makes_one(wrong: Any):
+    said = rf"got a {type(wrong).__name__}; .*parity.load\(path\) reads one"
+    model = random_torch(TINY)
+    for use in (
+        lambda: parity.load_state_dict(model, wrong),
+        lambda: parity.cast(wrong, "float16"),
+        lambda: parity.adapt_in_channels(wrong, 1),
+    ):
+        with pytest.raises(TypeError, match=said):
+            use()
+
+
+def test_a_nested_state_of_flax_is_told_from_a_flat_one():
+    twin = flax_like(random_torch(TINY))
+    before = parity.digest_of(twin)
+    said = r"is a State, with entries of its own; parity.state_dict\(model\) has flat"
+    with pytest.raises(CheckpointError, match=said):
+        parity.load_state_dict(twin, nnx.state(twin))
+    assert parity.digest_of(twin) == before
+
+
+def test_a_cast_to_what_is_no_dtype_is_refused():
+    for dtype in ("int3", "int64"):
+        with pytest.raises(ValueError, match=f"dtype is '{dtype}'; it must be one of"):
+            parity.cast({"a": np.ones(1, np.float32)}, dtype)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch moves its quantisation elsewhere
+def test_a_quantised_model_is_refused_in_a_sentence(tmp_path: Path):
+    plain = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    model = torch.ao.quantization.quantize_dynamic(plain, {torch.nn.Linear})
+    for use in (
+        lambda: parity.state_dict(model),
+        lambda: parity.entries(model),
+        lambda: parity.load_state_dict(model, parity.state_dict(plain)),
+        lambda: parity.save(tmp_path / "w.pth", model),
+    ):
+        with pytest.raises(
+            TypeError, match="no plain tensor; a quantised model has no"
+        ):
+            use()
+    with pytest.raises(CheckpointError, match="is a tuple"):
+        parity.save(tmp_path / "w.pth", model.state_dict())
 
 
 def test_a_flax_leaf_without_a_name_in_torch_is_refused():
