@@ -355,6 +355,15 @@ def _each_symmetric(
         else:
             size, growth = isolated.size(quantity), isolated.growth(quantity, tap)
             yield _symmetric(evidence, quantity, torch, flax, size, growth)
+            if evidence.arithmetic in tolerances.HALVES:
+                channels = isolated.reference.shapes[tap][1:2] or (1,)
+                by = flax.scale - torch.scale
+                limit = tolerances.scale_limit(evidence.arithmetic, *channels)
+                note = f"larger in Flax by a factor of {1 + by:.4f}"
+                yield Row(
+                    *(quantity.name, abs(by) <= limit, quantity.kind, abs(by), limit),
+                    *(note, {"scale": by}),
+                )
 
 
 def _counted(evidence: Evidence, found: Deviations) -> Deviations:

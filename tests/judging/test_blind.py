@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
@@ -100,3 +101,25 @@ def test_a_rectifier_that_cuts_elsewhere_is_seen_by_the_gate_of_gradients_alone(
     row = found.gate("G1 training").failures[0]
     assert row.name == "layer2.0.relu"
     assert row.note.startswith("kink")
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [("bfloat16", 1.03), ("float16", 1.003)])
+def test_a_factor_that_a_half_types_rounding_would_hide_is_seen(
+    dtype: str, factor: float
+):
+    model = random_torch(TINY).to(getattr(torch, dtype))
+    twin = flax_like(model, dtype)
+    found = parity.check(model, twin, RANDOM, gates=("G2 isolated",))
+    assert found.ok, found.verdict()
+    norm = twin.layer2[0].bn1
+
+    class Louder(type(norm)):
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return (super().__call__(x) * factor).astype(x.dtype)
+
+    norm.__class__ = Louder
+    found = parity.check(model, twin, RANDOM, gates=("G2 isolated",))
+    assert found.culprits == ("layer2.0.bn1",)
+    (row,) = found.gate("G2 isolated").failures
+    larger = float(re.findall(r"by a factor of (\S+)", row.note)[0])
+    assert abs(larger - factor) < 0.2 * (factor - 1)
