@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import hypot, prod, sqrt
@@ -17,7 +17,17 @@ from parity.running.nudge import NUDGE
 from parity.running.objective import Objective
 from parity.running.pair import Pair
 from parity.running.spool import Spool
-from parity.running.taps import LOSS, OUTPUT, Branch, Calls, Quantity, Visit, path_of
+from parity.running.taps import (
+    AGAIN,
+    LOSS,
+    Branch,
+    Calls,
+    Inputs,
+    Quantity,
+    Visit,
+    inputs_of,
+    path_of,
+)
 from parity.weights.names import Shape
 
 Values = MutableMapping[Quantity, np.ndarray]
@@ -34,7 +44,7 @@ class Reference:
 
     Args:
         pair: both networks.
-        images: float array (n, c, h, w).
+        images: what the network is given; one array is images (n, c, h, w).
         objective: what is differentiated, in training mode; ``None`` in evaluation
             mode.
         progress: told what is about to be computed.
@@ -43,7 +53,7 @@ class Reference:
     """
 
     pair: Pair
-    images: np.ndarray
+    images: Inputs
     objective: Objective | None
     progress: Callable[[str], None]
     values: Values
@@ -54,6 +64,17 @@ class Reference:
         """The shape of every tap."""
         taps = [quantity for quantity in self.values if quantity.kind == "output"]
         return {tap.name: self.values[tap].shape for tap in taps}
+
+    @cached_property
+    def all_shapes(self) -> dict[Quantity, Shape]:
+        """The shape of every quantity, and of what the network is given."""
+        given = {Quantity("input", name): a.shape for name, a in self.images.items()}
+        return given | {quantity: v.shape for quantity, v in self.values.items()}
+
+    @property
+    def outputs(self) -> list[str]:
+        """The taps on the network's own result."""
+        return [tap for tap in self.shapes if path_of(tap) == "" and "@" not in tap]
 
     def run(
         self, visit: Visit, *, branch: Branch | None = None, nudge: int | None = None
@@ -111,7 +132,7 @@ class Reference:
         kind, name = quantity
         depths = self._depths
         at = depths.get(name, depths.get(name.rpartition(".")[0], 0))
-        there_and_back = 2 * depths[OUTPUT] - at
+        there_and_back = 2 * max(depths.values()) - at
         return max(there_and_back if "gradient" in kind else at, 1)
 
     def growth(self, quantity: Quantity) -> Growth:
@@ -126,7 +147,7 @@ class Reference:
         layers = sqrt(self._layers(quantity))
         by_l2, by_max = self._magnified.get(quantity, (1.0, 1.0))
         if quantity == LOSS:  # one number, which a nudge may happen to leave alone
-            of_output = self.growth(Quantity("output", OUTPUT))
+            of_output = self.growth(Quantity("output", self.outputs[-1]))
             by_l2, by_max = max(by_l2, of_output[0]), max(by_max, of_output[1])
         own = self._sums.get(quantity, 0.0)
         return max(layers, hypot(by_l2, own)), max(layers, hypot(by_max, own))
@@ -159,7 +180,7 @@ class Reference:
             gradient = self.values.get(Quantity("gradient", path))
             x = self.values.get(Quantity("input", path))
             quantity = Quantity("parameter gradient", name)
-            if len(shape) < 2 or gradient is None or x is None:
+            if len(shape) < 2 or gradient is None or x is None or x.ndim < 2:
                 continue
             if quantity not in self.values or x.shape[1] % shape[1]:
                 continue
@@ -206,7 +227,7 @@ class Reference:
         if quantity.kind == "parameter gradient":
             terms = positions
         elif quantity.kind == "input gradient":
-            terms = prod(kernel) // inputs[1]
+            terms = prod(kernel) // inputs[min(1, len(inputs) - 1)]
         # Where a sum's terms cancel, its partial sums are larger than the sum: what is
         # rounded off these counts as often more.
         return min(growth_of_product(terms) * magnified, GROWTH_MOST)
@@ -252,7 +273,7 @@ class Reference:
 
 def reference_of(
     pair: Pair,
-    images: np.ndarray,
+    images: Inputs,
     *,
     objective: Objective | None,
     folder: Path,
@@ -262,30 +283,33 @@ def reference_of(
 
     Args:
         pair: both networks.
-        images: float array (n, c, h, w).
+        images: what the network is given; one array is images (n, c, h, w).
         objective: see :class:`Reference`.
         folder: where arrays are kept meanwhile.
         progress: told what is about to be computed.
     """
     progress(f"torch in float64{'' if objective is None else ' in training'}")
     values = Spool(folder)
-    calls = _run(pair, images, objective, values.__setitem__)
+    images = images if isinstance(images, Mapping) else inputs_of(images)
+    ask = [AGAIN, *pair.methods]
+    calls = _run(pair, images, objective, values.__setitem__, ask=ask)
     values.finished()
     return Reference(pair, images, objective, progress, values, calls)
 
 
 def _run(
     pair: Pair,
-    images: np.ndarray,
+    images: Inputs,
     objective: Objective | None,
     visit: Visit,
     *,
     branch: Branch | None = None,
     nudge: int | None = None,
+    ask: Sequence[str] = (),
 ) -> Calls:
     if objective is None:
-        return pair.torch.forward(images, visit, float64=True, nudge=nudge)
-    return pair.torch.training(
+        return pair.torch.forward(images, visit, ask=ask, float64=True, nudge=nudge)
+    return pair.training(
         images, objective, visit, branch=branch, float64=True, nudge=nudge
     )
 

@@ -15,7 +15,15 @@ from parity.judging.report import GateResult, Report, Row
 from parity.machine import environment
 from parity.running.objective import has_classes
 from parity.running.pair import Mapped, Pair, pair_of
-from parity.running.taps import LOSS, OUTPUT, Batch, Learnt, ModuleError, Quantity
+from parity.running.taps import (
+    INPUT,
+    LOSS,
+    OUTPUT,
+    Batch,
+    Learnt,
+    ModuleError,
+    Quantity,
+)
 from parity.weights.digest import digest
 from resnet_spec import OptimizerConfig
 
@@ -76,7 +84,8 @@ def compare_training(
     """
     pair = pair_of(torch_module, flax_module, mapping)
     inputs = np.asarray(inputs)
-    classes = has_classes(pair.torch.output_shape(inputs))
+    shapes = pair.torch.output_shapes({INPUT: inputs})
+    classes = has_classes(shapes.get(OUTPUT, ()))
     if not classes:
         raise ValueError("the network has no classes; training needs scores of them")
     scales = {"label_smoothing": label_smoothing, "loss_scale": loss_scale}
@@ -170,12 +179,12 @@ def _in_torch(after: Pair, images: np.ndarray) -> dict[str, np.ndarray]:
         if quantity == Quantity("output", OUTPUT):
             found[OUTPUT] = value.copy()
 
-    after.torch.forward(images, visit, float64=True)
+    after.torch.forward({INPUT: images}, visit, float64=True)
     return found
 
 
 def _in_flax(after: Pair, images: np.ndarray) -> dict[str, np.ndarray]:
-    outputs = dict(after.jax.forward(images, float64=True).here())
+    outputs = dict(after.jax.forward({INPUT: images}, {}, float64=True).here())
     return {**after.flax.state(), OUTPUT: outputs[Quantity("output", OUTPUT)]}
 
 
