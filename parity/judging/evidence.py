@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,16 @@ from parity.running.objective import Objective, loss_scale, objective_for
 from parity.running.pair import Pair
 from parity.running.seen import Seen
 from parity.running.spool import Spool
-from parity.running.taps import AGAIN, Inputs, ModuleError, Quantity, call_of, path_of
+from parity.running.taps import (
+    AGAIN,
+    NOTED,
+    Branch,
+    Inputs,
+    ModuleError,
+    Quantity,
+    call_of,
+    path_of,
+)
 from parity.weights.names import COUNTER
 
 if TYPE_CHECKING:
@@ -190,7 +199,7 @@ class Phase:
         values = Spool(self._evidence.folder)
 
         def visit(quantity: Quantity, value: np.ndarray) -> None:
-            if quantity.kind != "input" or path_of(quantity.name) in self._pools:
+            if quantity.kind not in ("input", "kink"):
                 values[quantity] = value
 
         with float32_precision(self._evidence.precision):
@@ -198,7 +207,8 @@ class Phase:
                 calls = self._pair.training(self._images, self._objective, visit)
             else:
                 calls = self._pair.torch.forward(self._images, visit, ask=self._ask)
-        return self._measured(values, calls.dtypes)
+        way = self.reference.kinks.of_torch(values)
+        return self._measured(values, calls.dtypes, way)
 
     @cached_property
     def flax_run(self) -> Run:
@@ -242,7 +252,8 @@ class Phase:
             in_run = quantity.kind in ("input", "output", "gradient")
             if in_run and path_of(quantity.name) in uneven:
                 del values[quantity]
-        return self._measured(values, dtypes, uneven)
+        way = self.reference.kinks.of_flax(values) if self._training else {}
+        return self._measured(values, dtypes, way, uneven)
 
     @property
     def of_function(self) -> bool:
@@ -288,10 +299,6 @@ class Phase:
     def _ask(self) -> list[str]:
         return [AGAIN, *self._pair.methods]
 
-    @property
-    def _pools(self) -> Sequence[str]:
-        return self.reference.kinks.pools if self._training else ()
-
     def _flax_program(self, *, float64: bool = False) -> Program:
         shapes = self.reference.all_shapes
         if not self._training:
@@ -307,25 +314,26 @@ class Phase:
     def _spooled(self, values: Iterable[tuple[Quantity, np.ndarray]]) -> Spool:
         spool = Spool(self._evidence.folder)
         for quantity, value in values:
-            if quantity.kind != "input" or path_of(quantity.name) in self._pools:
-                spool[quantity] = value
+            spool[quantity] = value
         return spool
 
     def _measured(
-        self, values: Spool, dtypes: Mapping[str, str], uneven: Set[str] = frozenset()
+        self,
+        values: Spool,
+        dtypes: Mapping[str, str],
+        way: Branch,
+        uneven: Set[str] = frozenset(),
     ) -> Run:
         """Measures a run against the reference on the same side of every kink."""
         reference = self.reference
-        way = reference.kinks.way(values, reference.values) if self._training else {}
+        own = reference.kinks.own
         kinks = {
-            tap: reference.kinks.between(
-                *(tap, reference.way[tap], taken, reference.input(tap))
-            )
+            tap: reference.kinks.between(tap, taken)
             for tap, taken in way.items()
-            if not np.array_equal(taken, reference.way[tap])
+            if not np.array_equal(taken, own[tap])
         }
         deviations: dict[Quantity, Deviation | None] = {
-            quantity: None for quantity in values if quantity.kind != "input"
+            quantity: None for quantity in values if quantity.kind not in NOTED
         }
 
         def visit(quantity: Quantity, expected: np.ndarray) -> None:

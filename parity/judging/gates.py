@@ -22,7 +22,7 @@ from parity.judging.evidence import Evidence, Phase, Run
 from parity.judging.isolation import Deviations, Isolation
 from parity.judging.report import GateResult, Row, share_used
 from parity.running.objective import has_classes
-from parity.running.taps import OUTPUT, ModuleError, Quantity, path_of
+from parity.running.taps import NOTED, OUTPUT, ModuleError, Quantity, call_of, path_of
 from parity.weights.digest import differing_bits
 from parity.weights.names import COUNTER
 
@@ -204,7 +204,7 @@ def kinks(evidence: Evidence, gate: Gate) -> GateResult:
     for tap in phase.reference.kinks.taps:
         found = {name: run.kinks[tap] for name, run in runs.items() if tap in run.kinks}
         size = max((kink.size for kink in found.values()), default=0.0)
-        _, growth = phase.reference.growth(Quantity("output", tap))
+        _, growth = phase.reference.growth(Quantity("output", call_of(tap)))
         limit = tolerances.ceiling(evidence.arithmetic, growth)
         notes = [
             f"kink, {kink.units} unit{'s' * (kink.units > 1)} in {name}"
@@ -213,7 +213,7 @@ def kinks(evidence: Evidence, gate: Gate) -> GateResult:
         rows.append(Row(tap, size <= limit, "", size, limit, ", ".join(notes)))
     what = "sides of kinks"
     if not rows:
-        return gate.result(what, (), "torch has no ReLU or MaxPool2d modules")
+        return gate.result(what, (), "torch has no rectifiers and no max pools")
     return gate.result(what, rows)
 
 
@@ -319,8 +319,10 @@ def judge(name: str, evidence: Evidence) -> GateResult:
 
 def _listed(evidence: Evidence, gate: Gate, rows: list[Row]) -> list[Row]:
     """Returns a gate's rows in order; what is asked for again only if it differs."""
-    again = [row for row in rows if row.kind == "result" and not row.ok]
     others = [row for row in rows if row.kind != "result"]
+    again = [row for row in rows if row.kind == "result" and not row.ok]
+    if not all(row.ok for row in others):
+        again = []  # it follows from these
     return [*_notes(evidence, gate), *others, *again]
 
 
@@ -367,7 +369,7 @@ def _both(phase: Phase, run: Run) -> Iterator[tuple[Quantity, Deviation | None]]
     shown = run.deviations if phase.of_function else None
     for quantity in phase.reference.values:
         asked = shown is None or quantity in shown or phase.is_output(quantity)
-        if quantity.kind != "input" and asked:
+        if quantity.kind not in NOTED and asked:
             yield quantity, run.deviations.get(quantity)
     for quantity in run.deviations:
         if quantity not in phase.reference.values:

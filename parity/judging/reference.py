@@ -20,6 +20,7 @@ from parity.running.spool import Spool
 from parity.running.taps import (
     AGAIN,
     LOSS,
+    NOTED,
     Branch,
     Calls,
     Inputs,
@@ -33,6 +34,9 @@ from parity.weights.names import Shape
 Values = MutableMapping[Quantity, np.ndarray]
 ENOUGH = 2**22
 """Values of all taps together, from which one nudge tells the growth."""
+
+NOTHING = 1e-13
+"""Of the largest parameter's gradient: less is what rounding leaves of nothing."""
 
 Growth = tuple[float, float]
 """How many times larger than a rounding an error has grown: of e, and of m."""
@@ -105,12 +109,7 @@ class Reference:
     @cached_property
     def kinks(self) -> Kinks:
         """Its rectifiers and pools."""
-        return Kinks(self.pair, list(self.shapes))
-
-    @cached_property
-    def way(self) -> dict[str, np.ndarray]:
-        """Which way it took at each of them."""
-        return self.kinks.way(self.values, self.values)
+        return Kinks(self.calls.folds, self.values)
 
     @cached_property
     def _state(self) -> dict[str, Shape]:
@@ -159,7 +158,7 @@ class Reference:
         found: dict[Quantity, Growth] = {}
 
         def visit(quantity: Quantity, value: np.ndarray) -> None:
-            if quantity.kind != "input" and quantity in self.values:
+            if quantity.kind not in NOTED and quantity in self.values:
                 moved = self.deviation(quantity, value, self.values[quantity])
                 found[quantity] = grown(moved, found.get(quantity))
 
@@ -252,16 +251,21 @@ class Reference:
         effect, and its gradient no digit that could agree.
         """
         found = {}
-        for quantity in self.values:
-            kind, name = quantity
-            path, _, leaf = name.rpartition(".")
+        of_parameters = [q for q in self.values if q.kind == "parameter gradient"]
+        norms = {q: float(np.linalg.norm(self.values[q])) for q in of_parameters}
+        largest = max(norms.values(), default=0.0)
+        for quantity in of_parameters:
+            shape = self.values[quantity].shape
+            path, _, leaf = quantity.name.rpartition(".")
             by_output = self.values.get(Quantity("gradient", path))
-            if kind != "parameter gradient" or by_output is None:
-                continue
-            if self.values[quantity].shape != by_output.shape[1:2]:
+            axis = None if by_output is None else self._channels(path, by_output, shape)
+            if by_output is None or axis is None:
+                if norms[quantity] < NOTHING * largest:  # a key's bias in attention
+                    size = max(self.values[quantity].size, 1)
+                    found[quantity] = np.full(shape, largest / sqrt(size))
                 continue
             terms = np.abs(by_output)
-            axes = tuple(axis for axis in range(terms.ndim) if axis != 1)
+            axes = tuple(other for other in range(terms.ndim) if other != axis)
             if leaf == "weight":  # of a norm: each gradient times the normal value
                 x = self.values[Quantity("input", path)]
                 deviation = x.std(axes, keepdims=True)
@@ -269,6 +273,13 @@ class Reference:
                 terms *= centred / np.where(deviation > 0, deviation, 1)
             found[quantity] = terms.sum(axes)
         return found
+
+    def _channels(self, path: str, by_output: np.ndarray, shape: Shape) -> int | None:
+        """Returns the axis of an output that has a value of this parameter each."""
+        kernel = self._state.get(f"{path}.weight", ())
+        axes = [by_output.ndim - 1, 1] if len(kernel) == 2 else [1, by_output.ndim - 1]
+        alike = (axis for axis in axes if shape == by_output.shape[axis : axis + 1])
+        return next(alike, None) if shape else None
 
 
 def reference_of(

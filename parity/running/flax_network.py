@@ -93,7 +93,7 @@ class FlaxNetwork:
         batches: Sequence[Batch],
         config: OptimizerConfig,
         *,
-        relus: Sequence[str],
+        relus: Collection[str],
         fixed: Collection[str],
         label_smoothing: float,
         loss_scale: float,

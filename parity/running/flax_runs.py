@@ -440,7 +440,20 @@ def duplicate(
                 setattr(module, flag, True)
         if float64 and getattr(module, "dtype", None) is not None:
             cast(Any, module).dtype = jnp.float64
+        if float64 and vars(module).get("attention_fn") is nnx.dot_product_attention:
+            cast(Any, module).attention_fn = _attention
     return twin
+
+
+def _attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, *args: Any, **named: Any
+) -> jax.Array:
+    """Does what nnx's own does, whose softmax is in float32 whatever it is given."""
+    bias, mask, *_ = (*args, named.get("bias"), named.get("mask"))
+    if named.get("is_causal"):
+        return nnx.dot_product_attention(query, key, value, *args, **named)
+    weights = nnx.dot_product_attention_weights(query, key, bias, mask)
+    return jnp.einsum("...hqk,...khd->...qhd", weights, value)
 
 
 def _rates(model: nnx.Module, aliases: Aliases) -> Iterator[tuple[str, Any, str]]:

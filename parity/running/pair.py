@@ -85,8 +85,7 @@ class Pair:
         loss_scale: float,
     ) -> dict[str, Learnt]:
         """Trains copies of both networks in float64; returns both, by framework."""
-        relus = [path for path, kind in self.torch.kinks().items() if kind == "relu"]
-        fixed = self.torch.fixed
+        relus, fixed = self.torch.relus, self.torch.fixed
         scales: Any = {"label_smoothing": label_smoothing, "loss_scale": loss_scale}
         return {
             "torch": self.torch.learn(batches, config, **scales),

@@ -41,6 +41,8 @@ class Quantity(NamedTuple):
         kind: ``"input"`` and ``"output"`` of a module's call; ``"gradient"`` of the
             loss by that output, ``"input gradient"`` by what this call was given;
             ``"parameter gradient"``; ``"statistic"``, a buffer after training;
+            ``"kink"``, what a function was given whose derivative jumps, and ``"way"``,
+            on which side of its jumps each unit is;
             ``"result"``, what a network gives that is asked once more;
             ``"state"``, an entry that the run has changed though nothing learns;
             ``"loss"``.
@@ -55,6 +57,9 @@ class Quantity(NamedTuple):
 
 
 LOSS = Quantity("loss", "")
+
+NOTED = ("input", "kink", "way")
+"""Kinds that are noted of a run, and not compared."""
 
 
 class ModuleError(RuntimeError):
@@ -92,15 +97,21 @@ class Calls:
 
     ``callers`` has, for the name of each call, that of the call that it was made in;
     ``dtypes`` what its output was computed in; ``plain`` are those that were given one
-    array, and gave one.
+    array, and gave one; ``folds`` are functions whose derivative jumps.
     """
 
     def __init__(self) -> None:
         self.callers: dict[str, str] = {}
         self.dtypes: dict[str, str] = {}
         self.plain: set[str] = set()
+        self.folds: dict[str, Any] = {}
         self._open: list[str] = []
         self._counts: Counter[str] = Counter()
+
+    @property
+    def current(self) -> tuple[str, str] | None:
+        """The innermost call that has not ended, and its module's path."""
+        return (self._open[-1], path_of(self._open[-1])) if self._open else None
 
     @contextmanager
     def enter(self, path: str) -> Iterator[str]:
@@ -191,7 +202,7 @@ class Batch:
 
 
 Branch = Mapping[str, np.ndarray]
-"""Which way a run took: the sign of each rectifier's output, each pool's winners."""
+"""Which way a run took: on which side of each jump a unit is, each pool's winners."""
 
 Visit = Callable[[Quantity, np.ndarray], None]
 """Is told each quantity of a run and its value, good until the call returns."""

@@ -160,13 +160,10 @@ class TorchNetwork:
         )
         return model, steps
 
-    def kinks(self) -> dict[str, str]:
-        """Lists the modules whose derivative jumps."""
-        return torch_runs.kinks(self._model)
-
-    def way(self, path: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Returns the way that a rectifier or pool took."""
-        return torch_runs.way(self._model, path, x, y)
+    @property
+    def relus(self) -> set[str]:
+        """Where its rectifiers are."""
+        return torch_runs.relus(self._model)
 
     def workbench(self, *, training: bool, float64: bool) -> TorchWorkbench:
         """Makes a copy for many experiments."""

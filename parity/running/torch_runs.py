@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import resnet_torch.optim
+from parity.running.folds import Folding
 from parity.running.nudge import moved, nudged
 from parity.running.objective import Objective
 from parity.running.taps import (
@@ -145,10 +146,7 @@ def train(
             if it.x is not None:
                 visit(Quantity("input", tap), value_of(it.x))
                 version = it.x._version
-            if branch is not None and tap in branch and it.x is not None:
-                y = _forced(it.x, branch[tap])
-            else:
-                y = it.result()
+            y = it.result()
             if isinstance(y, Tensor) and y.is_floating_point():
                 if not y.requires_grad and torch.is_grad_enabled():
                     # Before the first parameter, or behind a detach in the module.
@@ -172,7 +170,8 @@ def train(
         given = _placed(model, inputs)
         for x in given.values():
             x.requires_grad_(objective.by_inputs and x.is_floating_point())
-        with watched(model, around):
+        folding = Folding(calls, dict(model.named_modules()), visit, branch)
+        with watched(model, around), folding:
             # Clones: what is first may work in place.
             args, named = called_with({name: x.clone() for name, x in given.items()})
             output = model(*args, **named)
@@ -212,7 +211,7 @@ def learn(
         For each step the loss, and each rectifier's signs, in bits.
     """
     optimizer = resnet_torch.optim.create_optimizer(model, config)
-    relus = {path for path, kind in kinks(model).items() if kind == "relu"}
+    rectifiers = relus(model)
     steps: list[dict[Quantity, np.ndarray]] = []
     for batch in batches:
         calls = Calls()
@@ -225,7 +224,7 @@ def learn(
         ) -> Any:
             with calls.enter(it.path) as tap:
                 y = it.result()
-                if it.path in relus:
+                if it.path in rectifiers:
                     found[Quantity("signs", tap)] = np.packbits(value_of(y) > 0)
                 return y
 
@@ -279,43 +278,9 @@ def calls(model: nn.Module, shape: tuple[int, ...]) -> list[Call]:
     return found
 
 
-def kinks(model: nn.Module) -> dict[str, str]:
-    """Lists the modules whose derivative jumps: path → ``"relu"`` or ``"maxpool"``."""
-    found = {}
-    for path, module in model.named_modules():
-        if isinstance(module, nn.ReLU):
-            found[path] = "relu"
-        elif isinstance(module, nn.MaxPool2d):
-            found[path] = "maxpool"
-    return found
-
-
-def way(model: nn.Module, path: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns the way that a rectifier or a pool took, from its input and output.
-
-    The sign of a rectifier's output as bools, or the place of each of a pool's winners
-    in its map, counted by rows.
-    """
-    module = model.get_submodule(path)
-    if not isinstance(module, nn.MaxPool2d):
-        return y > 0
-    _, winners = nn.functional.max_pool2d(
-        to_torch(x),
-        module.kernel_size,
-        module.stride,
-        module.padding,
-        module.dilation,
-        module.ceil_mode,
-        return_indices=True,
-    )
-    return winners.numpy()
-
-
-def _forced(x: Tensor, way: np.ndarray) -> Tensor:
-    chosen = torch.from_numpy(way).to(x.device)
-    if chosen.dtype == torch.bool:
-        return torch.where(chosen, x, torch.zeros((), dtype=x.dtype, device=x.device))
-    return x.flatten(2).gather(2, chosen.flatten(2)).view(chosen.shape)
+def relus(model: nn.Module) -> set[str]:
+    """Lists where its rectifiers are."""
+    return {path for path, m in model.named_modules() if isinstance(m, nn.ReLU)}
 
 
 def _loss(output: Any, objective: Objective) -> Tensor:

@@ -87,6 +87,8 @@ def to_flax(leaf: str, array: np.ndarray) -> np.ndarray:
     if leaf == COUNTER:
         count = int(array.view(np.uint64))
         return np.array([count & 0xFFFFFFFF, count >> 32], np.uint32)
+    if leaf not in TORCH_LEAF:
+        return np.array(array, order="C")
     axes = np.argsort(_to_torch(array.ndim))
     return np.array(array.transpose(axes), order="C")
 
