@@ -284,7 +284,7 @@ class Reference:
 
 def reference_of(
     pair: Pair,
-    images: Inputs,
+    images: Inputs | np.ndarray,
     *,
     objective: Objective | None,
     folder: Path,

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.nnx.nn import attention
 from jax import export
 
 import resnet_flax.optim
@@ -452,7 +453,7 @@ def _attention(
     bias, mask, *_ = (*args, named.get("bias"), named.get("mask"))
     if named.get("is_causal"):
         return nnx.dot_product_attention(query, key, value, *args, **named)
-    weights = nnx.dot_product_attention_weights(query, key, bias, mask)
+    weights = attention.dot_product_attention_weights(query, key, bias, mask)
     return jnp.einsum("...hqk,...khd->...qhd", weights, value)
 
 

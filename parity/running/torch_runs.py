@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 import resnet_torch.optim
 from parity.running.folds import Folding
@@ -156,6 +157,8 @@ def train(
                     # An identity's gradient is not all that reaches x, and none
                     # reaches a view that is worked on in place.
                     y = y.clone()
+            elif not isinstance(y, Tensor):  # its parts may be used within, too
+                y = tree_map_only(Tensor, lambda part: part.clone(), y)
             for name, part in _tapped(calls, it, tap, y):
                 visit(Quantity("output", name), value_of(part))
                 if part.is_floating_point():
