@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from parity.judging.evidence import Evidence, Phase
-from parity.running.taps import Quantity
+from parity.running.taps import path_of
 
 BOUND = 6.0
 """Of relu6, the commonest activation that ends."""
@@ -15,17 +15,25 @@ BOUND = 6.0
 _DEFAULTS = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 
 
-def blind_spots(evidence: Evidence, phase: Phase | None) -> Iterator[str]:
-    """Yields in a line each what the inputs or the weights hide.
+def blind_spots(several: Sequence[Evidence], *, training: bool) -> list[str]:
+    """Lists what the inputs, of every batch, and the weights hide.
 
     Args:
-        evidence: of the check.
-        phase: whose activations are looked at; ``None`` where nothing ran.
+        several: the evidence of each batch.
+        training: whether activations of training mode are looked at.
     """
-    yield from _of_inputs(evidence.images)
-    yield from _of_state(evidence.states["torch"])
-    if phase is not None:
-        yield from _of_activations(phase)
+    first, *others = (
+        [
+            *(line for x in evidence.images.values() for line in _of_inputs(x)),
+            *_of_state(evidence.states["torch"]),
+            *_of_activations(
+                evidence, evidence.training if training else evidence.forward
+            ),
+        ]
+        for evidence in several
+    )
+    found = [line for line in first if all(line in lines for lines in others)]
+    return list(dict.fromkeys(found))
 
 
 def _of_inputs(x: np.ndarray) -> Iterator[str]:
@@ -67,10 +75,13 @@ def _is(array: np.ndarray | None, value: float) -> bool:
     return array is None or bool((array == value).all())
 
 
-def _of_activations(phase: Phase) -> Iterator[str]:
-    reference = phase.reference
-    taps = [t for t in reference.kinks.taps if reference.kinks.is_rectifier(t)]
-    outputs = [reference.values[Quantity("output", tap)] for tap in taps]
+def _of_activations(evidence: Evidence, phase: Phase) -> Iterator[str]:
+    rectifiers = evidence.pair.torch.relus
+    outputs = [
+        value
+        for quantity, value in phase.reference.values.items()
+        if quantity.kind == "output" and path_of(quantity.name) in rectifiers
+    ]
     if outputs and max(map(np.max, outputs)) <= BOUND:
         yield (
             f"no rectifier gave more than {BOUND:g}: one that ends there, as relu6, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from parity.judging.blind import blind_spots
 from parity.judging.evidence import Evidence
 from parity.judging.gates import FORWARD, GATES, judge
 from parity.judging.report import Report
+from parity.judging.wishes import Wish, together
 from parity.machine import Precision, environment
 from parity.running.pair import Mapped, pair_of
-from parity.running.taps import ModuleError
+from parity.running.taps import Inputs, ModuleError, inputs_of
+from parity.running.translation import Weights
 from parity.weights.digest import digest
 from parity.weights.state import adapter
 from resnet_spec import ResNetConfig
@@ -58,6 +60,12 @@ def check(
         ValueError: the inputs are no float images, or a gate does not exist.
         TypeError: a model is of another framework than it should be.
     """
+    inputs = np.asarray(inputs)
+    if inputs.ndim != 4 or inputs.dtype.kind != "f":
+        raise ValueError(
+            f"inputs are {inputs.dtype} of shape {inputs.shape}; "
+            "expected floats of shape (n, c, h, w)"
+        )
     found = adapter(flax_model).FRAMEWORK
     if found != "flax":
         raise _misplaced("flax", found)
@@ -75,9 +83,13 @@ def check(
 def compare_modules(
     torch_module: Any,
     jax_callable: Any,
-    inputs: np.ndarray,
+    inputs: Any,
     *,
     mapping: Mapped = None,
+    weights: Weights | None = None,
+    layouts: Mapping[str, str] | None = None,
+    rtol: Mapping[str, float] | None = None,
+    skip: str | Sequence[str] = (),
     gates: Sequence[str] = GATES,
     seed: int = 0,
     precision: Precision = "strict",
@@ -85,17 +97,41 @@ def compare_modules(
 ) -> Report:
     """Does what :func:`check` does for any pair of networks.
 
+    Both may take several inputs, and give arrays nested in mappings, sequences and
+    dataclasses: ``output:logits`` and ``output:0`` are parts of an output. What drops
+    at random in training mode is set to drop nothing, and the rates are compared.
+    Frozen parameters are judged all the same, and a module in evaluation mode beside
+    one in training mode stays so.
+
     Args:
-        torch_module: any torch module of one input.
-        jax_callable: a Flax NNX module, or a function, of images (n, h, w, c). A
-            function may return a pair, its result and a nested mapping of what else it
-            computes (as Flax Linen's ``capture_intermediates`` does). Its parameters
-            are raised to float64 if it is ``functools.partial(function, parameters)``.
-            It is judged in evaluation mode, without G0 and the isolated gates.
-        inputs: float array of images, (n, c, h, w).
+        torch_module: any torch module. ``torch.nn.DataParallel``, ``torch.compile`` and
+            their like are looked through.
+        jax_callable: a Flax NNX module, or a function: of Linen
+            (``functools.partial(module.apply, variables)``), of Equinox, or made by
+            hand. What a function computes with is found in the arguments of
+            ``functools.partial``, in its closure and in the globals that it names, and
+            raised to float64 for G1. It may return a pair, its result and a nested
+            mapping of what else it computes (as Flax Linen's ``capture_intermediates``
+            does). It is judged by its result, by what it shows and by the gradients of
+            its inputs, torch in evaluation mode; it has no isolated gates.
+        inputs: what both are called with, as torch has it: an array, several in a tuple
+            by position, or a mapping by keyword. A list holds several of these, which
+            are judged one after the other. Arrays of four axes are (n, c, h, w) in
+            torch and (n, h, w, c) in JAX; others are alike, (n, features) or
+            (n, l, d).
         mapping: path of a module in torch → path in JAX: a function, or names, of which
             the longest that begins a path counts (``{"layer1": "stages.0"}``). A path
-            that it does not have is the same in both.
+            that it does not have is the same in both. A part of an output is named
+            whole: ``{"output:logits": "output:0"}``.
+        weights: entry of torch's state → function that makes it of JAX's entries, which
+            it is given by their own names (``"query.kernel"``), in numpy: it joins,
+            splits and turns what rules cannot tell. Gradients go the same way.
+        layouts: pattern of taps and inputs → their axes in JAX and in torch, as
+            ``{"encoder.*": "nlc->ncl", "input": "nchw->nchw"}``. Where it says nothing,
+            shapes tell maps with channels last from others.
+        rtol: pattern of names → relative error (2-norm) that is granted instead of the
+            gate's own limit, in float64 too. The report says where.
+        skip: pattern or patterns of names that no gate judges. The report says which.
         gates: see :func:`check`.
         seed: see :func:`check`.
         precision: see :func:`check`.
@@ -105,49 +141,80 @@ def compare_modules(
         The report, in torch's names.
 
     Raises:
-        ValueError: the inputs are no float images, a gate does not exist, or the
+        ValueError: the inputs are none, a gate does not exist, a layout is none, or the
             mapping names what is not there.
         TypeError: a model is of another framework than it should be.
     """
-    inputs = np.asarray(inputs)
-    if inputs.ndim != 4 or inputs.dtype.kind != "f":
-        raise ValueError(
-            f"inputs are {inputs.dtype} of shape {inputs.shape}; "
-            "expected floats of shape (n, c, h, w)"
-        )
+    batches = [inputs_of(batch) for batch in _batches(inputs)]
+    wish = Wish(dict(rtol or {}), (skip,) if isinstance(skip, str) else tuple(skip))
     unknown = [gate for gate in gates if gate not in GATES]
     if unknown:
         raise ValueError(f"no gate {unknown[0]!r}; there are {', '.join(GATES)}")
     found = adapter(torch_module).FRAMEWORK
     if found != "torch":
         raise _misplaced("torch", found)
-    pair = pair_of(torch_module, jax_callable, mapping)
+    how: Any = {"weights": weights, "layouts": layouts}
+    pair = pair_of(torch_module, jax_callable, mapping, **how)
     with tempfile.TemporaryDirectory(prefix="resnet-twins-") as folder:
-        evidence = Evidence(
-            pair,
-            inputs,
-            seed=seed,
-            precision=precision,
-            folder=Path(folder),
-            progress=progress,
-        )
-        results = [judge(gate, evidence) for gate in gates]
-        shapes, hidden = {}, ()
+        several = [
+            Evidence(
+                pair,
+                batch,
+                seed=seed,
+                precision=precision,
+                folder=Path(folder),
+                progress=progress,
+            )
+            for batch in batches
+        ]
+        evidence = several[0]
+        found = [[judge(gate, one) for gate in gates] for one in several]
+        shapes, hidden = {}, []
         with suppress(ModuleError):  # then the gates have said so
-            phase = evidence.forward if set(FORWARD) & set(gates) else evidence.training
+            forward = not set(gates).isdisjoint(FORWARD)
+            phase = evidence.forward if forward else evidence.training
             shapes = phase.reference.shapes if gates else {}
-            hidden = tuple(blind_spots(evidence, phase if gates else None))
+            hidden = blind_spots(several, training=not forward) if gates else []
+    results = [wish.granted(together(of_one)) for of_one in zip(*found, strict=True)]
     setting = {
         "config": _config(torch_module),
         "dtype": evidence.dtype,
         "arithmetic": evidence.arithmetic,
         "precision": precision,
         "seed": seed,
-        "inputs": {"shape": list(inputs.shape), "sha256": digest({"inputs": inputs})},
+        "inputs": _digested(batches),
         "weights": {name: digest(state) for name, state in evidence.states.items()},
+        **wish.setting(),
         **environment(),
     }
-    return Report(tuple(results), shapes, setting, hidden)
+    return Report(tuple(results), shapes, setting, tuple(hidden))
+
+
+def _batches(inputs: Any) -> list[Any]:
+    batches = inputs if isinstance(inputs, list) else [inputs]
+    for batch in batches:
+        for name, array in inputs_of(batch).items():
+            if array.dtype.kind not in "fiub" or not array.size:
+                raise ValueError(
+                    f"{name} is {array.dtype} of shape {array.shape}; expected arrays "
+                    "of numbers, (n, c, h, w) for images"
+                )
+    if not batches:
+        raise ValueError("inputs are an empty list; expected a batch or several")
+    return batches
+
+
+def _digested(batches: Sequence[Inputs]) -> dict[str, Any]:
+    if len(batches) == 1 and list(batches[0]) == ["input"]:
+        inputs = batches[0]["input"]
+        return {"shape": list(inputs.shape), "sha256": digest({"inputs": inputs})}
+    arrays = {
+        f"{index}:{name}": array
+        for index, batch in enumerate(batches)
+        for name, array in batch.items()
+    }
+    shapes = {name: list(array.shape) for name, array in arrays.items()}
+    return {"shapes": shapes, "sha256": digest(arrays)}
 
 
 def _config(model: Any) -> str | None:

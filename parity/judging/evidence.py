@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +14,22 @@ from parity import machine
 from parity.judging.distance import Deviation
 from parity.judging.isolation import Deviations, Isolation, isolated
 from parity.judging.kinks import Kink
-from parity.judging.reference import Reference, reference_of
+from parity.judging.reference import Growth, Reference, reference_of
 from parity.machine import Precision, float32_precision
 from parity.running.objective import Objective, loss_scale, objective_for
 from parity.running.pair import Pair
+from parity.running.seen import Seen
 from parity.running.spool import Spool
-from parity.running.taps import OUTPUT, ModuleError, Quantity, path_of
+from parity.running.taps import (
+    AGAIN,
+    NOTED,
+    Branch,
+    Inputs,
+    ModuleError,
+    Quantity,
+    call_of,
+    path_of,
+)
 from parity.weights.names import COUNTER
 
 if TYPE_CHECKING:
@@ -35,16 +45,19 @@ class Run:
     Args:
         deviations: in order; ``None`` where the reference has no such quantity, or has
             one of another shape.
-        output: the network's result.
+        outputs: the network's result, or its parts, by name.
         dtypes: of every tap.
         kinks: by tap. Where there are any, the reference that this run was measured
             against has been run once more, on the way that this run took.
+        uneven: paths of modules that are called another number of times than in torch;
+            which call is which cannot be told.
     """
 
     deviations: Deviations
-    output: np.ndarray
+    outputs: Mapping[str, np.ndarray]
     dtypes: Mapping[str, str]
     kinks: Mapping[str, Kink] = field(default_factory=dict)
+    uneven: Set[str] = frozenset()
 
 
 class Evidence:
@@ -54,7 +67,7 @@ class Evidence:
 
     Args:
         pair: both networks.
-        images: float array (n, c, h, w).
+        images: what both are given.
         seed: of the labels.
         precision: of float32 on accelerators.
         folder: where arrays are kept meanwhile.
@@ -64,7 +77,7 @@ class Evidence:
     def __init__(
         self,
         pair: Pair,
-        images: np.ndarray,
+        images: Inputs,
         *,
         seed: int,
         precision: Precision,
@@ -91,8 +104,17 @@ class Evidence:
     @cached_property
     def dtype(self) -> str:
         """The widest floating-point dtype of the torch network's parameters."""
-        found = {array.dtype.name for array in self.states["torch"].values()}
+        arrays = [*self.states["torch"].values()]
+        if not any(array.dtype.name in FLOATS for array in arrays):
+            arrays = [np.zeros(0, np.float32)]
+        found = {array.dtype.name for array in arrays}
         return max(found.intersection(FLOATS), key=FLOATS.index)
+
+    def has_state(self, path: str) -> bool:
+        """Whether a module has parameters or buffers in either network."""
+        inside = f"{path}." if path else ""
+        states = self.states.values()
+        return any(name.startswith(inside) for state in states for name in state)
 
     @cached_property
     def counts_batches(self) -> bool:
@@ -114,8 +136,12 @@ class Evidence:
     def training(self) -> Phase:
         """Training mode, forwards and backwards."""
         images = self.images
-        if len(images) == 1:  # statistics of one image are none in the deepest maps
-            images = np.concatenate([images, images[..., ::-1]])
+        alone = all(len(x) == 1 if x.ndim else False for x in images.values())
+        if alone:  # statistics of one image are none in the deepest maps
+            images = {
+                name: np.concatenate([x, x[..., ::-1] if x.dtype.kind == "f" else x])
+                for name, x in images.items()
+            }
         return Phase(self, images, training=True)
 
 
@@ -124,18 +150,17 @@ class Phase:
 
     Args:
         evidence: that this is part of.
-        images: float array (n, c, h, w).
-        training: run in training mode, and backwards.
+        images: what both are given.
+        training: run backwards, too, and in training mode if the networks have one.
     """
 
-    def __init__(
-        self, evidence: Evidence, images: np.ndarray, *, training: bool
-    ) -> None:
+    def __init__(self, evidence: Evidence, images: Inputs, *, training: bool) -> None:
         self._evidence = evidence
         self._pair = evidence.pair
         self._images = images
         self._training = training
         self._mode = " in training" if training else ""
+        self._seen = Seen()
 
     @cached_property
     def reference(self) -> Reference:
@@ -150,8 +175,9 @@ class Phase:
 
     @cached_property
     def _objective(self) -> Objective:
-        shape = self._pair.torch.output_shape(self._images)
-        objective = objective_for(shape, seed=self._evidence.seed)
+        shapes = self._pair.torch.output_shapes(self._images)
+        seed, by_inputs = self._evidence.seed, self._pair.is_function
+        objective = objective_for(shapes, seed=seed, by_inputs=by_inputs)
         if self._evidence.dtype != "float16":
             return objective
         # It loses what is small, and has no room for what is large; a power of two
@@ -163,7 +189,7 @@ class Phase:
             if "gradient" in quantity.kind:
                 largest = max(largest, float(np.abs(value).max(initial=0.0)))
 
-        self._pair.torch.training(self._images, objective, visit, float64=True)
+        self._pair.training(self._images, objective, visit, float64=True)
         return replace(objective, scale=loss_scale(largest))
 
     @cached_property
@@ -173,15 +199,16 @@ class Phase:
         values = Spool(self._evidence.folder)
 
         def visit(quantity: Quantity, value: np.ndarray) -> None:
-            if quantity.kind != "input" or path_of(quantity.name) in self._pools:
+            if quantity.kind not in ("input", "kink"):
                 values[quantity] = value
 
         with float32_precision(self._evidence.precision):
             if self._training:
-                calls = self._pair.torch.training(self._images, self._objective, visit)
+                calls = self._pair.training(self._images, self._objective, visit)
             else:
-                calls = self._pair.torch.forward(self._images, visit)
-        return self._measured(values, calls.dtypes)
+                calls = self._pair.torch.forward(self._images, visit, ask=self._ask)
+        way = self.reference.kinks.of_torch(values)
+        return self._measured(values, calls.dtypes, way)
 
     @cached_property
     def flax_run(self) -> Run:
@@ -200,27 +227,68 @@ class Phase:
         """The Flax network, raised to float64, in a process of its own."""
         self._evidence.begin(f"Flax in float64{self._mode}, in its own process")
         program = self._flax_program(float64=True)
-        return self._measured(self._spooled(program.elsewhere()), _by_tap(program))
+        return self._of_flax(self._spooled(program.elsewhere()), program.seen)
 
     def _flax_here(self, *, jit: bool) -> Run:
         program = self._flax_program()
         with float32_precision(self._evidence.precision):
             values = self._spooled(program.here(jit=jit))
-        return self._measured(values, _by_tap(program))
+        self._seen = program.seen
+        return self._of_flax(values, program.seen)
+
+    def _of_flax(self, values: Spool, seen: Seen) -> Run:
+        tap = self._pair.names.tap
+        dtypes = {tap(name): dtype for name, dtype in seen.dtypes.items()}
+        ours, theirs = ({}, {})
+        for calls, taps in ((ours, self.reference.calls.callers), (theirs, dtypes)):
+            for name in taps:
+                calls.setdefault(path_of(name), set()).add(call_of(name))
+        uneven = {
+            path
+            for path in ours.keys() & theirs.keys()
+            if ours[path] != theirs[path] and not self._evidence.has_state(path)
+        }
+        for quantity in [*values]:
+            in_run = quantity.kind in ("input", "output", "gradient")
+            if in_run and path_of(quantity.name) in uneven:
+                del values[quantity]
+        way = self.reference.kinks.of_flax(values) if self._training else {}
+        return self._measured(values, dtypes, way, uneven)
+
+    @property
+    def of_function(self) -> bool:
+        """Whether the second network is a function, and shows what it likes."""
+        return self._pair.is_function
+
+    def is_output(self, quantity: Quantity) -> bool:
+        """Whether it is the network's own result, or a part of it."""
+        kind, name = quantity
+        return kind == "output" and name in self.reference.outputs
+
+    def growth(self, quantity: Quantity) -> Growth:
+        """Does what the reference's does; of what is asked for again, as the output."""
+        if quantity.kind == "result":
+            quantity = Quantity("output", self.reference.outputs[-1])
+        return self.reference.growth(quantity)
 
     @cached_property
     def isolated(self) -> Isolation:
         """Each module alone, of those that both networks have."""
         try:
-            deviations = self.flax_run.deviations
-            known = {q.name for q in deviations if q.kind == "output"}
+            run = self.flax_run
+            known = {q.name for q in run.deviations if q.kind == "output"}
+            plain = self._seen.plain & known
         except ModuleError:  # what raises alone will be found; the rest can be judged
             paths = self._pair.flax.paths
             known = {tap for tap in self.reference.shapes if path_of(tap) in paths}
+            plain = known
+        plain = plain & self.reference.calls.plain
         return isolated(
             self._pair,
             self.reference,
-            [tap for tap in self.reference.shapes if tap in known],
+            [tap for tap in self.reference.shapes if tap in plain],
+            [tap for tap in self.reference.shapes if tap in known - plain],
+            seen=self._seen,
             precision=self._evidence.precision,
             progress=lambda tap: self._evidence.progress(
                 f"one module at a time{self._mode}: {tap}"
@@ -228,14 +296,19 @@ class Phase:
         )
 
     @property
-    def _pools(self) -> Sequence[str]:
-        return self.reference.kinks.pools if self._training else ()
+    def _ask(self) -> list[str]:
+        return [AGAIN, *self._pair.methods]
 
     def _flax_program(self, *, float64: bool = False) -> Program:
+        shapes = self.reference.all_shapes
         if not self._training:
-            return self._pair.jax.forward(self._images, float64=float64)
-        return self._pair.flax.training(
-            *(self._images, self._objective, self._pools), float64=float64
+            return self._pair.jax.forward(
+                self._images, shapes, ask=self._ask, float64=float64
+            )
+        return self._pair.jax.training(
+            *(self._images, self._objective, shapes),
+            fixed=self._pair.torch.fixed,
+            float64=float64,
         )
 
     def _spooled(self, values: Iterable[tuple[Quantity, np.ndarray]]) -> Spool:
@@ -244,18 +317,24 @@ class Phase:
             spool[quantity] = value
         return spool
 
-    def _measured(self, values: Spool, dtypes: Mapping[str, str]) -> Run:
+    def _measured(
+        self,
+        values: Spool,
+        dtypes: Mapping[str, str],
+        way: Branch,
+        uneven: Set[str] = frozenset(),
+    ) -> Run:
         """Measures a run against the reference on the same side of every kink."""
         reference = self.reference
-        way = reference.kinks.way(values, reference.values) if self._training else {}
+        own = reference.kinks.own
         kinks = {
-            tap: reference.kinks.between(
-                *(tap, reference.way[tap], taken, reference.input(tap))
-            )
+            tap: reference.kinks.between(tap, taken)
             for tap, taken in way.items()
-            if not np.array_equal(taken, reference.way[tap])
+            if not np.array_equal(taken, own[tap])
         }
-        deviations: dict[Quantity, Deviation | None] = dict.fromkeys(values)
+        deviations: dict[Quantity, Deviation | None] = {
+            quantity: None for quantity in values if quantity.kind not in NOTED
+        }
 
         def visit(quantity: Quantity, expected: np.ndarray) -> None:
             if quantity in deviations:
@@ -268,12 +347,10 @@ class Phase:
         else:
             for quantity, expected in reference.values.items():
                 visit(quantity, expected)
-        output = np.array(values.get(Quantity("output", OUTPUT), np.empty(0)))
+        outputs = {
+            name: np.array(values[quantity])
+            for name in reference.outputs
+            if (quantity := Quantity("output", name)) in values
+        }
         values.drop()
-        found = {q: d for q, d in deviations.items() if q.kind != "input"}
-        return Run(found, output, dtypes, kinks)
-
-
-def _by_tap(program: Program) -> dict[str, str]:
-    outputs = (q for q in program.dtypes if q.kind == "output")
-    return {q.name: program.dtypes[q] for q in outputs}
+        return Run(deviations, outputs, dtypes, kinks, uneven)

@@ -23,7 +23,7 @@ from parity.judging.isolation import Deviations, Isolation
 from parity.judging.kinks import Kink
 from parity.judging.report import GateResult, Row, share_used
 from parity.running.objective import has_classes
-from parity.running.taps import OUTPUT, ModuleError, Quantity, path_of
+from parity.running.taps import NOTED, OUTPUT, ModuleError, Quantity, call_of, path_of
 from parity.weights.digest import differing_bits
 from parity.weights.names import COUNTER
 
@@ -57,9 +57,15 @@ def weights(evidence: Evidence, gate: Gate) -> GateResult:
     """G0: the states are identical, compared as integers."""
     torch_state, flax_state = evidence.states["torch"], evidence.states["flax"]
     what = "weights, bit for bit"
-    if not flax_state:
-        return gate.result(what, (), "a function shows no weights by name")
+    if evidence.pair.is_function:
+        if not flax_state:
+            return gate.result(what, (), "a function shows no weights by name")
+        torch_state = {n: a for n, a in torch_state.items() if n in flax_state}
+    if not torch_state and not flax_state:
+        return gate.result(what, (), "neither network has any")
     differences = differing_bits(torch_state, flax_state)
+    if (inside := _elsewhere(torch_state, flax_state)) is not None:
+        return gate.result(what, (inside,))
     rows = []
     for name in [*torch_state, *(n for n in flax_state if n not in torch_state)]:
         note = differences.get(name, "")
@@ -68,6 +74,24 @@ def weights(evidence: Evidence, gate: Gate) -> GateResult:
         else:
             rows.append(Row(name, not note, note=note))
     return gate.result(what, rows)
+
+
+def _elsewhere(
+    torch_state: Mapping[str, Any], flax_state: Mapping[str, Any]
+) -> Row | None:
+    """Says so where one network is in a module of the other; nothing is equal then."""
+    for name, outer, inner in (
+        ("torch", torch_state, flax_state),
+        ("Flax", flax_state, torch_state),
+    ):
+        begun = {entry.partition(".")[0] for entry in outer}
+        if len(begun) != 1 or not inner or outer.keys() & inner.keys():
+            continue
+        (path,) = begun
+        if {entry.removeprefix(f"{path}.") for entry in outer} >= inner.keys():
+            note = f"holds the whole network in {name}: pass model.{path}"
+            return Row(path, False, note=note)
+    return None
 
 
 def algebra(evidence: Evidence, gate: Gate) -> GateResult:
@@ -79,12 +103,13 @@ def algebra(evidence: Evidence, gate: Gate) -> GateResult:
         if found is None:
             rows.append(_unmatched(evidence, phase, run, quantity))
         else:
-            rows.append(_exact(quantity, found, phase.reference.growth(quantity)[0]))
+            rows.append(_exact(quantity, found, phase.growth(quantity)[0]))
     if gate.training:  # the reference has followed it there: was it rounding?
         rows += (
             _side(evidence, tap, {"Flax": kink}, "float64")
             for tap, kink in run.kinks.items()
         )
+    rows = _listed(evidence, gate, rows)
     what = (
         "float64, gradients and statistics" if gate.training else "float64, every tap"
     )
@@ -101,12 +126,13 @@ def arithmetic(evidence: Evidence, gate: Gate) -> GateResult:
         if torch is None or flax is None:
             rows.append(_unmatched(evidence, phase, run, quantity))
         else:
-            growth = phase.reference.growth(quantity)
+            growth = phase.growth(quantity)
             size = phase.reference.values[quantity].size
             row = _symmetric(evidence, quantity, torch, flax, size, growth)
             if quantity.kind == "output":
                 row = _in_one_dtype(row, phase.torch_run, run)
             rows.append(row)
+    rows = _listed(evidence, gate, rows)
     what = f"{evidence.arithmetic}, " + (
         "gradients and statistics" if gate.training else "every tap"
     )
@@ -119,6 +145,9 @@ def modules(evidence: Evidence, gate: Gate) -> GateResult:
     rows = []
     isolated = phase.isolated
     for tap in phase.reference.shapes:
+        if tap in isolated.left:
+            note = "is given, or gives, more than one array: not judged alone"
+            rows.append(Row(tap, True, note=note))
         if (note := isolated.failed.get(tap)) is not None:
             rows.append(Row(tap, False, note=note))
             continue
@@ -140,7 +169,8 @@ def modules(evidence: Evidence, gate: Gate) -> GateResult:
         rows.append(replace(worst, name=tap, kind=about, note=note))
     dtype = "float64" if gate.float64 else evidence.arithmetic
     what = f"{dtype}, one module at a time{', backwards too' if gate.training else ''}"
-    return gate.result(what, rows)
+    alone = isolated.found or isolated.failed
+    return gate.result(what, rows, "" if alone else "no module can be judged alone")
 
 
 def ceilings(evidence: Evidence, gate: Gate) -> GateResult:
@@ -151,6 +181,8 @@ def ceilings(evidence: Evidence, gate: Gate) -> GateResult:
         worst: dict[str, Row] = {}
         for quantity, found in run.deviations.items():
             if found is None or quantity not in phase.reference.values:
+                continue
+            if quantity.kind == "result":  # the output once more
                 continue
             growth, _ = phase.reference.growth(quantity)
             limit = tolerances.ceiling(evidence.arithmetic, growth)
@@ -180,7 +212,7 @@ def kinks(evidence: Evidence, gate: Gate) -> GateResult:
         rows.append(_side(evidence, tap, found, evidence.arithmetic))
     what = "sides of kinks"
     if not rows:
-        return gate.result(what, (), "torch has no ReLU or MaxPool2d modules")
+        return gate.result(what, (), "torch has no rectifiers and no max pools")
     return gate.result(what, rows)
 
 
@@ -188,25 +220,36 @@ def decisions(evidence: Evidence, gate: Gate) -> GateResult:
     """G5: both choose the class that float64 chooses, wherever rounding lets them."""
     what = "top-1 class"
     phase = evidence.forward
-    reference = phase.reference.values[Quantity("output", OUTPUT)]
-    classes = has_classes(reference.shape)
-    if not classes:
+    reference = phase.reference
+    rows = []
+    for name in reference.outputs:
+        scores = reference.values[Quantity("output", name)]
+        if classes := has_classes(scores.shape):
+            rows += _chosen(evidence, name, scores.reshape(-1, classes))
+    if not rows:
         return gate.result(what, (), "the network has no classes to choose from")
-    reference = reference.reshape(-1, classes)
-    runs = phase.torch_run, phase.flax_run
-    outputs = [run.output for run in runs]
-    if all(output.size == reference.size for output in outputs):
-        outputs = [output.reshape(reference.shape) for output in outputs]
-    else:
-        return gate.result(what, (Row(OUTPUT, False, note="other shape"),))
+    return gate.result(what, rows)
+
+
+def _chosen(evidence: Evidence, name: str, reference: np.ndarray) -> list[Row]:
+    """Compares the classes that an output chooses."""
+    phase = evidence.forward
+    nothing = np.empty(0)
+    outputs = [
+        run.outputs.get(name, nothing) for run in (phase.torch_run, phase.flax_run)
+    ]
+    if not all(output.size == reference.size for output in outputs):
+        return [Row(name, False, note="other shape")]
+    outputs = [output.reshape(reference.shape) for output in outputs]
     # What G2 grants a logit, from the better twin: a twin's own error, however large,
     # must not excuse its decision. Two logits may be off, in opposite directions.
     size = int(np.prod(reference.shape))
     k = tolerances.arithmetic_factor(evidence.arithmetic, size)
-    growth, _ = phase.reference.growth(Quantity("output", OUTPUT))
+    growth, _ = phase.reference.growth(Quantity("output", name))
     floor = tolerances.arithmetic_floor(evidence.arithmetic, growth)
     best = min(deviation(output, reference).max for output in outputs)
     error = 2 * (2 * k * max(best, floor)) * np.abs(reference).max()
+    part = "" if name == OUTPUT else f"{name}, "
     rows = []
     for image, scores in enumerate(reference):
         torch, flax = (output[image].astype(np.float64) for output in outputs)
@@ -216,7 +259,7 @@ def decisions(evidence: Evidence, gate: Gate) -> GateResult:
         decidable = bool(first - second > error)
         rows.append(
             Row(
-                f"image {image}",
+                f"{part}image {image}",
                 ok=finite and (not decidable or len(set(chosen)) == 1),
                 note=""
                 if decidable
@@ -224,7 +267,7 @@ def decisions(evidence: Evidence, gate: Gate) -> GateResult:
                 figures=dict(zip(("float64", "torch", "flax"), chosen, strict=True)),
             )
         )
-    return gate.result(what, rows)
+    return rows
 
 
 _TABLE = (
@@ -258,20 +301,74 @@ GATES = (*FORWARD, *TRAINING)
 def judge(name: str, evidence: Evidence) -> GateResult:
     """Lets a gate judge; a network that raises has failed it."""
     gate = next(gate for gate in _TABLE if gate.name == name)
-    if evidence.pair.is_function and (gate.training or gate.isolated):
-        reason = "a function shows no modules, and has no training mode"
-        return gate.result("modules", (), reason)
+    if evidence.pair.is_function and gate.isolated:
+        return gate.result("modules", (), "a function shows no modules")
     try:
         return gate.rule(evidence, gate)
     except ModuleError as failure:
+        if evidence.pair.is_function and gate.float64 and _runs(evidence, gate):
+            reason = (
+                "its arrays are hidden where they cannot be raised to float64; "
+                "functools.partial(function, arrays) shows them"
+            )
+            return gate.result("float64", (), reason)
         row = Row(failure.path, False, note=failure.what)
         return gate.result("both networks run", (row,))
 
 
+def _listed(evidence: Evidence, gate: Gate, rows: list[Row]) -> list[Row]:
+    """Returns a gate's rows in order; what is asked for again only if it differs."""
+    others = [row for row in rows if row.kind != "result"]
+    again = [row for row in rows if row.kind == "result" and not row.ok]
+    if not all(row.ok for row in others):
+        again = []  # it follows from these
+    return [*_notes(evidence, gate), *others, *again]
+
+
+def _runs(evidence: Evidence, gate: Gate) -> bool:
+    """Whether both networks run as they are."""
+    phase = evidence.training if gate.training else evidence.forward
+    try:
+        return bool(phase.flax_run and phase.torch_run)
+    except ModuleError:
+        return False
+
+
+def _notes(evidence: Evidence, gate: Gate) -> Iterator[Row]:
+    """Yields what has to be said of training mode: what was not run as it is."""
+    if not gate.training or evidence.pair.is_function:
+        return
+    if frozen := len(evidence.pair.torch.frozen):
+        note = f"{frozen} do not learn in torch, and are judged all the same"
+        yield Row("frozen parameters", True, note=note)
+    torch, flax = evidence.pair.torch.random, evidence.pair.flax.random
+    # The same rate under another name is no difference.
+    renamed = list(flax.keys() - torch.keys())
+    for path, rate in torch.items():
+        other = flax.get(path)
+        if other is None:
+            alike = next((p for p in renamed if flax[p] == rate), None)
+            if alike is not None:
+                renamed.remove(alike)
+                other = rate
+        ok = other == rate
+        note = f"drops {rate:g} at random, judged without"
+        if not ok:
+            note = (
+                f"drops {rate:g} in torch, {'none' if other is None else other} in Flax"
+            )
+        yield Row(path, ok, "dropout", 0.0 if ok else float("inf"), note=note)
+    for path in renamed:
+        note = f"drops {flax[path]:g} in Flax, none in torch"
+        yield Row(path, False, "dropout", float("inf"), note=note)
+
+
 def _both(phase: Phase, run: Run) -> Iterator[tuple[Quantity, Deviation | None]]:
     """Yields every quantity of the reference and of a run, in order."""
+    shown = run.deviations if phase.of_function else None
     for quantity in phase.reference.values:
-        if quantity.kind != "input":
+        asked = shown is None or quantity in shown or phase.is_output(quantity)
+        if quantity.kind not in NOTED and asked:
             yield quantity, run.deviations.get(quantity)
     for quantity in run.deviations:
         if quantity not in phase.reference.values:
@@ -280,7 +377,8 @@ def _both(phase: Phase, run: Run) -> Iterator[tuple[Quantity, Deviation | None]]
 
 def _side(evidence: Evidence, tap: str, found: Mapping[str, Kink], dtype: str) -> Row:
     size = max((kink.size for kink in found.values()), default=0.0)
-    _, growth = evidence.training.reference.growth(Quantity("output", tap))
+    quantity = Quantity("output", call_of(tap))
+    _, growth = evidence.training.reference.growth(quantity)
     limit = tolerances.ceiling(dtype, growth)
     notes = [
         f"kink, {kink.units} unit{'s' * (kink.units > 1)} in {name}"
@@ -291,6 +389,7 @@ def _side(evidence: Evidence, tap: str, found: Mapping[str, Kink], dtype: str) -
 
 def _exact(quantity: Quantity, found: Deviation, growth: float) -> Row:
     kind = quantity.kind.removesuffix(" at ties")
+    kind = "output" if kind == "result" else kind
     limit = tolerances.algebra_limit(kind, growth)
     ok = found.finite and found.l2 <= limit
     return Row(
@@ -340,7 +439,7 @@ def _symmetric(
 
 def _in_one_dtype(row: Row, torch_run: Run, flax_run: Run) -> Row:
     ours, theirs = torch_run.dtypes[row.name], flax_run.dtypes[row.name]
-    if ours == theirs:
+    if ours == theirs or "float" not in ours + theirs:  # JAX has narrower integers
         return row
     return replace(row, ok=False, note=f"is {theirs} in Flax, {ours} in torch")
 
@@ -388,18 +487,23 @@ def _unmatched(evidence: Evidence, phase: Phase, run: Run, quantity: Quantity) -
         note = "has another shape in Flax"
         return Row(tap, False, kind, float("inf"), note=note)
     where = "torch" if ours else "Flax"
+    if path_of(tap) in run.uneven and kind in ("output", "gradient"):
+        note = "is called another number of times in Flax, not compared"
+        return Row(tap, True, kind, note=note)
     if kind == "state":
         return Row(
             tap, False, kind, float("inf"), note=f"the run changes it in {where}"
         )
-    learns = any(
-        name.rpartition(".")[0] == path_of(tap)
+    # Where both have its entries they are compared, and it may do without a call.
+    holders = [
+        any(name.rpartition(".")[0] == path_of(tap) for name in state)
         for state in evidence.states.values()
-        for name in state
-    )
+    ]
+    learns = any(holders) and not all(holders)
     counts = evidence.counts_batches or not tap.endswith(COUNTER)
     state = kind in ("parameter gradient", "statistic") and counts
-    if learns or tap == OUTPUT or state:
+    whole = not path_of(tap) or kind in ("result", "input gradient")
+    if (learns and not phase.of_function) or whole or state:
         return Row(tap, False, kind, float("inf"), note=f"is in {where} only")
     # An activation, an empty place or a container under another name, as in timm's
     # networks. What it does is judged where its result arrives: at the next layer.

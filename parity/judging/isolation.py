@@ -14,8 +14,9 @@ from parity.judging.reference import Growth, Reference, Values, grown
 from parity.judging.tolerances import FLOAT64
 from parity.machine import Precision, float32_precision
 from parity.running.experiments import Callee, Experiment
-from parity.running.nudge import nudged
+from parity.running.nudge import moved
 from parity.running.pair import Pair, Workbenches
+from parity.running.seen import Seen
 from parity.running.taps import ModuleError, Quantity
 
 Deviations = Mapping[Quantity, Deviation | None]
@@ -35,12 +36,14 @@ class Isolation:
         reference: what each module was given, and should give.
         found: by tap, then by network: ``"torch"``, ``"flax"``, ``"flax in float64"``.
         failed: by tap, why there is nothing to compare.
+        left: taps that cannot be judged alone.
         magnified: what a nudge moves each quantity by.
     """
 
     reference: Reference
     found: dict[str, dict[str, Deviations]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    left: Sequence[str] = ()
     magnified: dict[Quantity, Growth] = field(default_factory=dict)
 
     def growth(self, quantity: Quantity, tap: str) -> Growth:
@@ -60,7 +63,9 @@ def isolated(
     pair: Pair,
     reference: Reference,
     common: Sequence[str],
+    left: Sequence[str],
     *,
+    seen: Seen,
     precision: Precision,
     progress: Callable[[str], None],
 ) -> Isolation:
@@ -71,12 +76,15 @@ def isolated(
         reference: what each module is given, and shall give.
         common: the taps that both networks have; what lies between is part of the
             module around.
+        left: those that cannot be judged alone.
+        seen: what was noted of the Flax network's run.
         precision: of float32 on accelerators.
         progress: told which module is next.
     """
-    workbenches = pair.workbenches(training=reference.objective is not None)
-    laboratory = _Laboratory(workbenches, common, precision, Isolation(reference))
-    found = laboratory.found
+    found = Isolation(reference, left=left)
+    training = reference.objective is not None
+    workbenches = pair.workbenches(reference.all_shapes, seen, training=training)
+    laboratory = _Laboratory(workbenches, common, precision, found)
     for number, tap in enumerate(common):
         if number % OFTEN == 0:
             machine.give_back()
@@ -110,7 +118,7 @@ class _Laboratory:
             for quantity, by in self._deviations(moved, expected).items():
                 growth = grown(by, self.found.magnified.get(quantity))
                 self.found.magnified[quantity] = growth
-        if self.reference.has_state(tap):
+        if self.reference.has_state(tap) or not _continuous(setup):
             return found
         tied = _with_ties(setup)
         expected = self.workbenches.run("torch", tied, float64=True)
@@ -119,13 +127,13 @@ class _Laboratory:
 
     def _setup(self, tap: str) -> Experiment:
         values = self.reference.values
-        calls = [
-            Callee(
-                other, values[Quantity("output", other)], self.inward.pop(other, None)
-            )
-            for other in self._callees.get(tap, [])
-        ]
         gradient = values.get(Quantity("gradient", tap))
+        calls = []
+        for other in self._callees.get(tap, []):
+            inward = self.inward.pop(other, None)
+            if gradient is not None and inward is None:  # one of integers, or it raised
+                inward = np.zeros(self.reference.input(other).shape)
+            calls.append(Callee(other, values[Quantity("output", other)], inward))
         return Experiment(tap, self.reference.input(tap), gradient, calls)
 
     @cached_property
@@ -150,7 +158,9 @@ class _Laboratory:
             return {quantity: values[quantity] for quantity in [output, *handed]}
         expected = self.workbenches.run("torch", setup, float64=True)
         self._check_steady(setup.tap, expected)
-        self.inward[setup.tap] = expected[Quantity("input gradient", setup.tap)]
+        inward = expected.get(Quantity("input gradient", setup.tap))
+        if inward is not None:
+            self.inward[setup.tap] = inward
         return expected
 
     def _check_steady(self, tap: str, found: Values) -> None:
@@ -186,8 +196,12 @@ class _Laboratory:
 
 def _nudged(setup: Experiment, draw: int) -> Experiment:
     """The same with all that is given moved by float64's roundoff."""
-    calls = [Callee(c.tap, nudged(c.output, draw), c.gradient) for c in setup.calls]
-    return Experiment(setup.tap, nudged(setup.input, draw), setup.gradient, calls)
+    calls = [Callee(c.tap, moved(c.output, draw), c.gradient) for c in setup.calls]
+    return Experiment(setup.tap, moved(setup.input, draw), setup.gradient, calls)
+
+
+def _continuous(setup: Experiment) -> bool:
+    return setup.input.dtype.kind == "f"
 
 
 def _with_ties(setup: Experiment) -> Experiment:

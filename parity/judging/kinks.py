@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
 
 import numpy as np
 
-from parity.running.pair import Pair
-from parity.running.taps import Quantity, path_of
+from parity.running.taps import Quantity
+
+Values = Mapping[Quantity, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -26,75 +30,101 @@ class Kink:
 
 
 class Kinks:
-    """Finds them at rectifiers and pools.
+    """Which ways runs took at rectifiers, pools and their like.
+
+    torch notes what each is given. Of the other network it is known where it has the
+    same module, and where something that it gives, or hands to a module, is in the
+    reference what goes into the rectifier or comes out of it: most others' rectifiers
+    are functions that no tap shows.
 
     Args:
-        pair: the networks.
-        taps: of the reference, in order.
+        folds: of the reference, by name, in order; see :mod:`parity.running.folds`.
+        values: of the reference.
     """
 
-    def __init__(self, pair: Pair, taps: Sequence[str]) -> None:
-        self._pair = pair
-        self._kinds = pair.torch.kinks()
-        self.taps = [tap for tap in taps if path_of(tap) in self._kinds]
-        self.pools = [path for path, kind in self._kinds.items() if kind == "maxpool"]
+    def __init__(self, folds: Mapping[str, Any], values: Values) -> None:
+        self._folds = folds
+        self._reference = values
+        self.taps = list(folds)
 
-    def is_rectifier(self, tap: str) -> bool:
-        """Whether it is a call of one, and not of a pool."""
-        return path_of(tap) not in self.pools
+    @property
+    def own(self) -> dict[str, np.ndarray]:
+        """The reference's ways."""
+        return self.of_torch(self._reference)
 
-    def way(
-        self,
-        values: Mapping[Quantity, np.ndarray],
-        reference: Mapping[Quantity, np.ndarray],
-    ) -> dict[str, np.ndarray]:
-        """Returns which way a run took, by tap, wherever its shapes allow to say so.
+    def of_torch(self, values: Values) -> dict[str, np.ndarray]:
+        """Returns the ways of a run of torch."""
+        quantities = {name: Quantity("way", name) for name in self.taps}
+        return {name: values[q] for name, q in quantities.items() if q in values}
 
-        See :func:`parity.running.torch_runs.way`. What a pool was given must be among
-        the values.
-        """
-        found = {}
-        for tap in self.taps:
-            output, given = (Quantity(kind, tap) for kind in ("output", "input"))
-            pool = path_of(tap) in self.pools
-            decisive = [given, output] if pool else [output]
-            if all(_alike(quantity, values, reference) for quantity in decisive):
-                y = values[output]
-                x = values[given] if pool else y
-                found[tap] = self._pair.torch.way(path_of(tap), x, y)
+    def of_flax(self, values: Values) -> dict[str, np.ndarray]:
+        """Returns the ways of a run of Flax, as far as they are known."""
+        found: dict[str, np.ndarray] = {}
+        derived: dict[str, np.ndarray] = {}
+        for name, fold in self._folds.items():
+            x, y = (self._at(name, kind, values) for kind in ("input", "output"))
+            if x is None and y is None:
+                into, out = self._prints[name]
+                x, y = (
+                    derived[key] if key in derived else self._like(key, values)
+                    for key in (into, out)
+                )
+                if x is not None:
+                    derived[out] = fold.output(x, fold.way(x))
+            way = None if y is None else fold.way_of_output(y)
+            if way is None and x is not None:
+                way = fold.way(x)
+            if way is not None and way.shape == self.own[name].shape:
+                found[name] = way
         return found
 
-    def between(
-        self, tap: str, ours: np.ndarray, other: np.ndarray, x: np.ndarray
-    ) -> Kink:
-        """Compares two ways.
+    def between(self, name: str, other: np.ndarray) -> Kink:
+        """Compares the reference's way with another.
 
         Args:
-            tap: where.
-            ours: the reference's.
+            name: where.
             other: a run's, which is another.
-            x: what the reference was given there.
         """
+        x, ours = self._reference[Quantity("kink", name)], self.own[name]
         turned = other != ours
-        if path_of(tap) in self.pools:
-            decided = np.abs(_taken(x, other) - _taken(x, ours))
-        else:
-            decided = np.abs(x)
+        decided = self._folds[name].distance(x, ours, other)
         size = decided[turned].max() / np.abs(x).max()
         return Kink(int(turned.sum()), float(size))
 
+    def _at(self, name: str, kind: str, values: Values) -> np.ndarray | None:
+        """Returns what the module of this name was given, or gave, of equal shape."""
+        quantity = Quantity(kind, name)
+        if quantity not in values or quantity not in self._reference:
+            return None
+        value = values[quantity]
+        return value if value.shape == self._reference[quantity].shape else None
 
-def _alike(
-    quantity: Quantity,
-    values: Mapping[Quantity, np.ndarray],
-    reference: Mapping[Quantity, np.ndarray],
-) -> bool:
-    if quantity not in values or quantity not in reference:
-        return False
-    return values[quantity].shape == reference[quantity].shape
+    def _like(self, key: str, values: Values) -> np.ndarray | None:
+        """Returns what a run has where the reference has an array of this print."""
+        for quantity in self._printed.get(key, ()):
+            found = self._at(quantity.name, quantity.kind, values)
+            if found is not None:
+                return found
+        return None
+
+    @cached_property
+    def _prints(self) -> dict[str, tuple[str, str]]:
+        """Prints of what each was given, and gave."""
+        found = {}
+        for name, fold in self._folds.items():
+            x = self._reference[Quantity("kink", name)]
+            found[name] = _print(x), _print(fold.output(x, self.own[name]))
+        return found
+
+    @cached_property
+    def _printed(self) -> dict[str, list[Quantity]]:
+        found: dict[str, list[Quantity]] = {}
+        for quantity in self._reference:
+            if quantity.kind in ("input", "output"):
+                found.setdefault(_print(self._reference[quantity]), []).append(quantity)
+        return found
 
 
-def _taken(x: np.ndarray, winners: np.ndarray) -> np.ndarray:
-    flat = x.reshape(*x.shape[:2], -1)
-    places = winners.reshape(*winners.shape[:2], -1)
-    return np.take_along_axis(flat, places, 2).reshape(winners.shape)
+def _print(array: np.ndarray) -> str:
+    plain = np.ascontiguousarray(array) + 0.0 if array.dtype.kind == "f" else array
+    return f"{array.shape} {sha256(plain.tobytes()).hexdigest()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import hypot, prod, sqrt
@@ -17,12 +17,26 @@ from parity.running.nudge import NUDGE
 from parity.running.objective import Objective
 from parity.running.pair import Pair
 from parity.running.spool import Spool
-from parity.running.taps import LOSS, OUTPUT, Branch, Calls, Quantity, Visit, path_of
+from parity.running.taps import (
+    AGAIN,
+    LOSS,
+    NOTED,
+    Branch,
+    Calls,
+    Inputs,
+    Quantity,
+    Visit,
+    inputs_of,
+    path_of,
+)
 from parity.weights.names import Shape
 
 Values = MutableMapping[Quantity, np.ndarray]
 ENOUGH = 2**22
 """Values of all taps together, from which one nudge tells the growth."""
+
+NOTHING = 1e-13
+"""Of the largest parameter's gradient: less is what rounding leaves of nothing."""
 
 Growth = tuple[float, float]
 """How many times larger than a rounding an error has grown: of e, and of m."""
@@ -34,7 +48,7 @@ class Reference:
 
     Args:
         pair: both networks.
-        images: float array (n, c, h, w).
+        images: what the network is given; one array is images (n, c, h, w).
         objective: what is differentiated, in training mode; ``None`` in evaluation
             mode.
         progress: told what is about to be computed.
@@ -43,7 +57,7 @@ class Reference:
     """
 
     pair: Pair
-    images: np.ndarray
+    images: Inputs
     objective: Objective | None
     progress: Callable[[str], None]
     values: Values
@@ -54,6 +68,17 @@ class Reference:
         """The shape of every tap."""
         taps = [quantity for quantity in self.values if quantity.kind == "output"]
         return {tap.name: self.values[tap].shape for tap in taps}
+
+    @cached_property
+    def all_shapes(self) -> dict[Quantity, Shape]:
+        """The shape of every quantity, and of what the network is given."""
+        given = {Quantity("input", name): a.shape for name, a in self.images.items()}
+        return given | {quantity: v.shape for quantity, v in self.values.items()}
+
+    @property
+    def outputs(self) -> list[str]:
+        """The taps on the network's own result."""
+        return [tap for tap in self.shapes if path_of(tap) == "" and "@" not in tap]
 
     def run(
         self, visit: Visit, *, branch: Branch | None = None, nudge: int | None = None
@@ -84,12 +109,7 @@ class Reference:
     @cached_property
     def kinks(self) -> Kinks:
         """Its rectifiers and pools."""
-        return Kinks(self.pair, list(self.shapes))
-
-    @cached_property
-    def way(self) -> dict[str, np.ndarray]:
-        """Which way it took at each of them."""
-        return self.kinks.way(self.values, self.values)
+        return Kinks(self.calls.folds, self.values)
 
     @cached_property
     def _state(self) -> dict[str, Shape]:
@@ -111,7 +131,7 @@ class Reference:
         kind, name = quantity
         depths = self._depths
         at = depths.get(name, depths.get(name.rpartition(".")[0], 0))
-        there_and_back = 2 * depths[OUTPUT] - at
+        there_and_back = 2 * max(depths.values()) - at
         return max(there_and_back if "gradient" in kind else at, 1)
 
     def growth(self, quantity: Quantity) -> Growth:
@@ -126,7 +146,7 @@ class Reference:
         layers = sqrt(self._layers(quantity))
         by_l2, by_max = self._magnified.get(quantity, (1.0, 1.0))
         if quantity == LOSS:  # one number, which a nudge may happen to leave alone
-            of_output = self.growth(Quantity("output", OUTPUT))
+            of_output = self.growth(Quantity("output", self.outputs[-1]))
             by_l2, by_max = max(by_l2, of_output[0]), max(by_max, of_output[1])
         own = self._sums.get(quantity, 0.0)
         return max(layers, hypot(by_l2, own)), max(layers, hypot(by_max, own))
@@ -138,7 +158,7 @@ class Reference:
         found: dict[Quantity, Growth] = {}
 
         def visit(quantity: Quantity, value: np.ndarray) -> None:
-            if quantity.kind != "input" and quantity in self.values:
+            if quantity.kind not in NOTED and quantity in self.values:
                 moved = self.deviation(quantity, value, self.values[quantity])
                 found[quantity] = grown(moved, found.get(quantity))
 
@@ -159,7 +179,7 @@ class Reference:
             gradient = self.values.get(Quantity("gradient", path))
             x = self.values.get(Quantity("input", path))
             quantity = Quantity("parameter gradient", name)
-            if len(shape) < 2 or gradient is None or x is None:
+            if len(shape) < 2 or gradient is None or x is None or x.ndim < 2:
                 continue
             if quantity not in self.values or x.shape[1] % shape[1]:
                 continue
@@ -206,7 +226,7 @@ class Reference:
         if quantity.kind == "parameter gradient":
             terms = positions
         elif quantity.kind == "input gradient":
-            terms = prod(kernel) // inputs[1]
+            terms = prod(kernel) // inputs[min(1, len(inputs) - 1)]
         # Where a sum's terms cancel, its partial sums are larger than the sum: what is
         # rounded off these counts as often more.
         return min(growth_of_product(terms) * magnified, GROWTH_MOST)
@@ -231,16 +251,21 @@ class Reference:
         effect, and its gradient no digit that could agree.
         """
         found = {}
-        for quantity in self.values:
-            kind, name = quantity
-            path, _, leaf = name.rpartition(".")
+        of_parameters = [q for q in self.values if q.kind == "parameter gradient"]
+        norms = {q: float(np.linalg.norm(self.values[q])) for q in of_parameters}
+        largest = max(norms.values(), default=0.0)
+        for quantity in of_parameters:
+            shape = self.values[quantity].shape
+            path, _, leaf = quantity.name.rpartition(".")
             by_output = self.values.get(Quantity("gradient", path))
-            if kind != "parameter gradient" or by_output is None:
-                continue
-            if self.values[quantity].shape != by_output.shape[1:2]:
+            axis = None if by_output is None else self._channels(path, by_output, shape)
+            if by_output is None or axis is None:
+                if norms[quantity] < NOTHING * largest:  # a key's bias in attention
+                    size = max(self.values[quantity].size, 1)
+                    found[quantity] = np.full(shape, largest / sqrt(size))
                 continue
             terms = np.abs(by_output)
-            axes = tuple(axis for axis in range(terms.ndim) if axis != 1)
+            axes = tuple(other for other in range(terms.ndim) if other != axis)
             if leaf == "weight":  # of a norm: each gradient times the normal value
                 x = self.values[Quantity("input", path)]
                 deviation = x.std(axes, keepdims=True)
@@ -249,10 +274,17 @@ class Reference:
             found[quantity] = terms.sum(axes)
         return found
 
+    def _channels(self, path: str, by_output: np.ndarray, shape: Shape) -> int | None:
+        """Returns the axis of an output that has a value of this parameter each."""
+        kernel = self._state.get(f"{path}.weight", ())
+        axes = [by_output.ndim - 1, 1] if len(kernel) == 2 else [1, by_output.ndim - 1]
+        alike = (axis for axis in axes if shape == by_output.shape[axis : axis + 1])
+        return next(alike, None) if shape else None
+
 
 def reference_of(
     pair: Pair,
-    images: np.ndarray,
+    images: Inputs | np.ndarray,
     *,
     objective: Objective | None,
     folder: Path,
@@ -262,30 +294,33 @@ def reference_of(
 
     Args:
         pair: both networks.
-        images: float array (n, c, h, w).
+        images: what the network is given; one array is images (n, c, h, w).
         objective: see :class:`Reference`.
         folder: where arrays are kept meanwhile.
         progress: told what is about to be computed.
     """
     progress(f"torch in float64{'' if objective is None else ' in training'}")
     values = Spool(folder)
-    calls = _run(pair, images, objective, values.__setitem__)
+    images = images if isinstance(images, Mapping) else inputs_of(images)
+    ask = [AGAIN, *pair.methods]
+    calls = _run(pair, images, objective, values.__setitem__, ask=ask)
     values.finished()
     return Reference(pair, images, objective, progress, values, calls)
 
 
 def _run(
     pair: Pair,
-    images: np.ndarray,
+    images: Inputs,
     objective: Objective | None,
     visit: Visit,
     *,
     branch: Branch | None = None,
     nudge: int | None = None,
+    ask: Sequence[str] = (),
 ) -> Calls:
     if objective is None:
-        return pair.torch.forward(images, visit, float64=True, nudge=nudge)
-    return pair.torch.training(
+        return pair.torch.forward(images, visit, ask=ask, float64=True, nudge=nudge)
+    return pair.training(
         images, objective, visit, branch=branch, float64=True, nudge=nudge
     )
 

@@ -132,7 +132,7 @@ class Report:
     def verdict(self) -> str:
         """Returns the verdict in one line."""
         if self.ok:
-            return "PASS: both compute the same network"
+            return f"PASS: both compute the same network{self._wishes()}"
         gate = next((gate for gate in self.gates if not gate.ok), None)
         if gate is None:
             return "FAIL: no gate had anything to judge"
@@ -148,6 +148,13 @@ class Report:
             return line
         more = f" and {len(culprits) - 3} more" if len(culprits) > 3 else ""
         return f"{line}; wrong by itself: {', '.join(culprits[:3])}{more}"
+
+    def _wishes(self) -> str:
+        """Says what it took for granted that was asked for."""
+        rtol, skip = (self.setting.get(name) for name in ("rtol", "skip"))
+        said = [f"{name} skipped" for name in skip or ()]
+        said += [f"{name} granted {limit:g}" for name, limit in (rtol or {}).items()]
+        return f", but for what was asked: {', '.join(said)}" if said else ""
 
     def __str__(self) -> str:
         return f"{self.layer_table()}\n\n{self.brief()}"

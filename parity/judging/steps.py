@@ -13,9 +13,17 @@ from parity.judging import tolerances
 from parity.judging.distance import deviation
 from parity.judging.report import GateResult, Report, Row
 from parity.machine import environment
-from parity.running.objective import has_classes
+from parity.running.objective import Objective, has_classes
 from parity.running.pair import Mapped, Pair, pair_of
-from parity.running.taps import LOSS, OUTPUT, Batch, Learnt, ModuleError, Quantity
+from parity.running.taps import (
+    INPUT,
+    LOSS,
+    OUTPUT,
+    Batch,
+    Learnt,
+    ModuleError,
+    Quantity,
+)
 from parity.weights.digest import digest
 from resnet_spec import OptimizerConfig
 
@@ -25,6 +33,9 @@ ATTEMPTS = 5
 
 DRAWS = 3
 """Nudges from which the growth of rounding over all steps is told."""
+
+SAME_GRADIENT = 1e-8
+"""Relative error of a gradient up to which what parts the networks is not the model."""
 
 Steps = Sequence[dict[Quantity, np.ndarray]]
 
@@ -76,12 +87,16 @@ def compare_training(
     """
     pair = pair_of(torch_module, flax_module, mapping)
     inputs = np.asarray(inputs)
-    classes = has_classes(pair.torch.output_shape(inputs))
+    shapes = pair.torch.output_shapes({INPUT: inputs})
+    classes = has_classes(shapes.get(OUTPUT, ()))
     if not classes:
         raise ValueError("the network has no classes; training needs scores of them")
     scales = {"label_smoothing": label_smoothing, "loss_scale": loss_scale}
     learn: Any = partial(pair.learn, config=optimizer, **scales)
     torch_learn: Any = partial(pair.torch.learn, config=optimizer, **scales)
+    objective: Any = partial(
+        Objective, label_smoothing=label_smoothing, scale=loss_scale, seed=seed
+    )
     notes: list[str] = []
     result = None
     for attempt in range(ATTEMPTS):
@@ -97,7 +112,9 @@ def compare_training(
                 nudged = [torch_learn(batches, nudge=draw) for draw in range(DRAWS)]
                 rows = _rows(pair, learnt, batches, nudged)
                 if kink is None:
-                    rows = [*_before_parting(pair, rows, batches, learn), *rows]
+                    wrong = _before_parting(pair, rows, batches, learn)
+                    told = _of_optimizer(pair, rows, batches, learn, objective)
+                    rows = [*told, *wrong, *rows]
         except ModuleError as failure:
             row = Row(failure.path, False, note=failure.what)
             result = GateResult(GATE, "both networks learn", (row,))
@@ -170,12 +187,12 @@ def _in_torch(after: Pair, images: np.ndarray) -> dict[str, np.ndarray]:
         if quantity == Quantity("output", OUTPUT):
             found[OUTPUT] = value.copy()
 
-    after.torch.forward(images, visit, float64=True)
+    after.torch.forward({INPUT: images}, visit, float64=True)
     return found
 
 
 def _in_flax(after: Pair, images: np.ndarray) -> dict[str, np.ndarray]:
-    outputs = dict(after.jax.forward(images, float64=True).here())
+    outputs = dict(after.jax.forward({INPUT: images}, {}, float64=True).here())
     return {**after.flax.state(), OUTPUT: outputs[Quantity("output", OUTPUT)]}
 
 
@@ -198,6 +215,55 @@ def _before_parting(
         for row in reversed(found)
         if not row.ok and row.name != OUTPUT
     ]
+
+
+def _of_optimizer(
+    pair: Pair,
+    rows: Sequence[Row],
+    batches: Sequence[Batch],
+    learn: Callable[[Sequence[Batch]], Mapping[str, Learnt]],
+    objective: Callable[..., Objective],
+) -> list[Row]:
+    """Says so where the gradients agree, and what is made of them does not.
+
+    In the step after which the losses part, or the first: both networks as they were
+    before it are differentiated once more.
+    """
+    losses = [row.ok for row in rows if row.kind == "loss"]
+    step = losses.index(False) if False in losses else 1
+    parted = any(not row.ok for row in rows if row.kind == "parameter")
+    if step == 0 or not parted:  # the first loss, or the statistics alone
+        return []
+    before = pair
+    if step > 1:
+        learnt = learn(batches[: step - 1])
+        before = pair.with_models(*(learnt[name][0] for name in ("torch", "flax")))
+    batch = batches[step - 1]
+    given = {INPUT: batch.images}
+    of_batch = objective(labels=batch.labels)
+    expected: dict[Quantity, np.ndarray] = {}
+
+    def visit(quantity: Quantity, value: np.ndarray) -> None:
+        if quantity.kind == "parameter gradient":
+            expected[quantity] = value.copy()
+
+    before.training(given, of_batch, visit, float64=True)
+    program = before.flax.training(
+        given, of_batch, {}, fixed=before.torch.fixed, float64=True
+    )
+    found = {q: value for q, value in program.here() if q in expected}
+    frozen = {Quantity("parameter gradient", name) for name in pair.torch.frozen}
+    whole = np.sqrt(sum(float(np.square(value).sum()) for value in expected.values()))
+    for quantity, value in expected.items():
+        other = found.get(quantity)
+        if quantity in frozen or other is None or other.shape != value.shape:
+            return []
+        scale = max(float(np.linalg.norm(value)), 1e-6 * whole)
+        if np.linalg.norm(other - value) > SAME_GRADIENT * scale:
+            return []
+    worst = max((row for row in rows if row.kind == "parameter"), key=lambda r: r.error)
+    note = f"makes something else of equal gradients, in step {step}"
+    return [Row("the optimiser", False, "", worst.error, worst.limit, note)]
 
 
 def _losses(torch_steps: Steps, flax_steps: Steps) -> list[Row]:

@@ -43,6 +43,11 @@ class Experiment:
     gradient: np.ndarray | None
     calls: Sequence[Callee] = ()
 
+    @property
+    def training(self) -> bool:
+        """Whether it is run backwards, too."""
+        return self.gradient is not None
+
     def waiting(self) -> dict[str, list[int]]:
         """Lists, for each path that is called, which calls are to come, in order."""
         found: dict[str, list[int]] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 import jax
@@ -10,17 +12,17 @@ import numpy as np
 from flax import nnx
 
 from parity.running.experiments import Experiment
-from parity.running.flax_programs import to_torch, wide, x64
+from parity.running.flax_programs import wide, x64
+from parity.running.flax_runs import dtype_of
 from parity.running.flax_watching import changed, current, renewed, watch
-from parity.running.taps import Calls, Invocation, Quantity, path_of
-from parity.weights.flax_state import (
-    NO_ALIASES,
-    Aliases,
-    is_float,
-    modules,
-    to_flax_layout,
-    variables,
-)
+from parity.running.taps import Calls, Invocation, Quantity, blamed, path_of
+from parity.running.translation import NAMES, Names
+from parity.weights.flax_state import is_float, modules, own_variables
+from parity.weights.names import Shape, torch_name
+
+FLOAT32 = np.dtype(np.float32)
+
+NO_SHAPES: Mapping[Quantity, Shape] = MappingProxyType({})
 
 
 def experiment(
@@ -28,7 +30,9 @@ def experiment(
     setup: Experiment,
     *,
     jit: bool = False,
-    aliases: Aliases = NO_ALIASES,
+    names: Names = NAMES,
+    shapes: Mapping[Quantity, Shape] = NO_SHAPES,
+    dtype: np.dtype = FLOAT32,
 ) -> dict[Quantity, np.ndarray]:
     """Runs one module alone; what it calls gives what the experiment says.
 
@@ -36,7 +40,9 @@ def experiment(
         model: the whole network.
         setup: the module's call, and what it and its callees are given.
         jit: compile it.
-        aliases: the names of its modules in torch.
+        names: its names and layouts in torch.
+        shapes: of what its calls are given, and give, in the network.
+        dtype: that it computes in, if its state does not say so.
 
     Returns:
         Its output, what it hands on, and with gradients given those by its own input,
@@ -46,23 +52,20 @@ def experiment(
     Raises:
         ModuleError: the module raised.
     """
-    path = path_of(setup.tap)
+    path, aliases = path_of(setup.tap), names.aliases
     inside = dict(modules(model, aliases=aliases))[path]
     place = next((ours for ours, torchs in aliases.items() if torchs == path), path)
 
     def own(below: tuple[Any, ...], value: Any) -> bool:
-        *parts, leaf = (str(part) for part in below)
-        ours = ".".join([place, *parts] if place else parts)
-        named = f"{aliases.get(ours, ours)}.{leaf}"
-        return isinstance(value, nnx.Param) and setup.owns(named)
+        parts = [place, *(str(part) for part in below)]
+        ours = ".".join(part for part in parts if part)
+        return isinstance(value, nnx.Param) and setup.owns(torch_name(ours, aliases))
 
     graph, parameters, rest = nnx.split(inside, own, ...)
-    dtype = next(
-        value.dtype
-        for _, _, variable in variables(model, aliases=aliases)
-        if is_float((value := variable.get_value()).dtype)
-    )
+    values = [v.get_value() for _, v in own_variables(model)]
+    dtype = dtype_of(values, dtype)
     order: list[int] = []
+    taps = [callee.tap for callee in setup.calls]
 
     def forward(parameters: Any, x: jax.Array, given: list[jax.Array]) -> Any:
         copy = nnx.merge(graph, parameters, renewed(rest))
@@ -80,18 +83,23 @@ def experiment(
         before = own_state(copy)
         watch(copy, around, place, aliases=aliases)
         y = cast(Any, copy)(x)
-        order[:] = handed
-        if setup.gradient is None:
-            return (y, list(handed.values())), changed(before, own_state(copy))
-        found = changed(before, own_state(copy, nnx.Param))
-        for name, value in own_state(copy, nnx.BatchStat).items():
-            found[Quantity("statistic", name)] = value
-        return (y, list(handed.values())), found
+        found = {Quantity("input", taps[i]): value for i, value in handed.items()}
+        ends = {i: value for i, value in handed.items() if is_float(value.dtype)}
+        order[:] = ends
+        if not setup.training:
+            found |= changed(before, own_state(copy))
+        else:
+            found |= changed(before, own_state(copy, nnx.Param))
+            for name, value in own_state(copy, nnx.BatchStat).items():
+                found[Quantity("statistic", name)] = value
+        return (y, list(ends.values())), found
 
     def whole(parameters: Any, x: jax.Array, given: list[jax.Array], ends: Any) -> Any:
         if ends is None:
             return *forward(parameters, x, given), None
-        values, back, after = jax.vjp(forward, parameters, x, given, has_aux=True)
+        values, back, after = jax.vjp(
+            *(forward, parameters, x, given), has_aux=True
+        )  # of integers the gradients are float0, and dropped
         by_output, by_handed = ends
         ends = by_output, [by_handed[i] for i in order]
         shapes = jax.tree.map(jnp.shape, (values, ends))
@@ -105,30 +113,46 @@ def experiment(
     def own_state(
         module: nnx.Module, of: type[nnx.Variable[Any]] = nnx.Variable
     ) -> dict[str, jax.Array]:
-        found = current(module, of, place, aliases=aliases)
-        return {name: value for name, value in found.items() if setup.owns(name)}
+        found = current(module, of, place)
+        return {
+            name: value
+            for name, value in found.items()
+            if setup.owns(torch_name(name, aliases))
+        }
 
-    def put(array: np.ndarray) -> jax.Array:
-        return jax.device_put(to_flax_layout(array).astype(dtype))
+    def put(kind: str, tap: str, array: np.ndarray) -> jax.Array:
+        shape = shapes.get(Quantity(kind, tap))
+        laid_out = names.layouts.to_jax(tap, array, shape)
+        if array.dtype.kind == "f":
+            return jax.device_put(laid_out.astype(dtype))
+        return jax.device_put(
+            laid_out.astype(np.int32 if array.dtype != bool else bool)
+        )
 
-    names = [callee.tap for callee in setup.calls]
-    gradients = [c.gradient for c in setup.calls if c.gradient is not None]
-    with x64(dtype):
+    with x64(dtype), blamed(path):
         ends = None
         if setup.gradient is not None:
-            ends = put(setup.gradient), [put(gradient) for gradient in gradients]
-        given = [put(callee.output) for callee in setup.calls]
+            ends = (
+                put("output", setup.tap, setup.gradient),
+                [
+                    put("input", callee.tap, callee.gradient)
+                    for callee in setup.calls
+                    if callee.gradient is not None
+                ],
+            )
+        given = [put("output", callee.tap, callee.output) for callee in setup.calls]
         do = jax.jit(whole) if jit else whole
-        (y, handed), after, back = do(parameters, put(setup.input), given, ends)
+        x = put("input", setup.tap, setup.input)
+        (y, _), after, back = do(parameters, x, given, ends)
         found = {Quantity("output", setup.tap): y}
-        for index, value in zip(order, handed, strict=True):
-            found[Quantity("input", names[index])] = value
         if back is not None:
             by_parameter, by_input, by_given = back
             found[Quantity("input gradient", setup.tap)] = by_input
             for index in order:
-                found[Quantity("gradient", names[index])] = by_given[index]
+                found[Quantity("gradient", taps[index])] = by_given[index]
+            found = {q: value for q, value in found.items() if is_float(value.dtype)}
             for name, value in by_parameter.items():
                 found[Quantity("parameter gradient", name)] = value
         found |= after
-        return {q: to_torch(q, wide(value)) for q, value in found.items()}
+        arrays = ((q, jax.device_get(wide(value))) for q, value in found.items())
+        return dict(names.in_torch(arrays))

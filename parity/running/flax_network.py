@@ -2,86 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from inspect import ismethod
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
-from parity.running import flax_experiments, flax_runs
+from parity.running import flax_experiments, flax_functions, flax_runs
 from parity.running.experiments import Experiment
+from parity.running.flax_programs import Program
+from parity.running.layouts import Layouts
 from parity.running.objective import Objective
-from parity.running.taps import Batch, Learnt, Quantity
+from parity.running.seen import Seen
+from parity.running.taps import Batch, Inputs, Learnt, Quantity
+from parity.running.translation import Names
 from parity.weights import flax_state
+from parity.weights.names import Shape
 from resnet_spec import OptimizerConfig
 
-Aliases = Mapping[str, str]
-"""Path in JAX → path in torch, for all that differ."""
+Shapes = Mapping[Quantity, Shape]
+"""Of torch's quantities."""
 
 
 class FlaxNetwork:
     """Runs of a Flax NNX module; none of them changes it.
 
     Args:
-        model: any module of one input.
-        aliases: its paths under torch's names.
+        model: any module.
+        names: its names and layouts in torch.
     """
 
-    def __init__(self, model: nnx.Module, aliases: Aliases) -> None:
+    def __init__(self, model: nnx.Module, names: Names) -> None:
         self._model = model
-        self._aliases = aliases
+        self._names = names
 
     @property
     def paths(self) -> set[str]:
         """Where its modules are, in torch's names."""
-        return {p for p, _ in flax_state.modules(self._model, aliases=self._aliases)}
+        aliases = self._names.aliases
+        return {p for p, _ in flax_state.modules(self._model, aliases=aliases)}
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns its state, in torch's names and layouts."""
-        return flax_state.state(self._model, aliases=self._aliases)
+        variables = flax_state.own_variables(self._model)
+        return self._names.entries(
+            {name: jax.device_get(v.get_value()) for name, v in variables}
+        )
 
-    def forward(self, images: np.ndarray, *, float64: bool = False) -> Any:
+    @property
+    def random(self) -> dict[str, float]:
+        """Lists what drops at random in training mode: path → rate."""
+        return flax_runs.random(self._model, aliases=self._names.aliases)
+
+    def has(self, method: str) -> bool:
+        """Whether it has a method of this name."""
+        return ismethod(getattr(self._model, method, None))
+
+    def forward(
+        self,
+        inputs: Inputs,
+        shapes: Shapes,
+        *,
+        ask: Sequence[str] = (),
+        float64: bool = False,
+    ) -> Program:
         """Makes a program of it in evaluation mode."""
-        model = flax_runs.duplicate(self._model, float64=float64)
-        return flax_runs.forward(model, images, aliases=self._aliases)
+        model = self._copy(float64=float64)
+        names = _knowing(self._names, shapes)
+        return flax_runs.forward(model, inputs, names=names, ask=ask)
 
     def training(
         self,
-        images: np.ndarray,
+        inputs: Inputs,
         objective: Objective,
-        inputs_of: Sequence[str],
+        shapes: Shapes,
         *,
+        fixed: Collection[str] = (),
         float64: bool = False,
-    ) -> Any:
+    ) -> Program:
         """Makes a program of it in training mode."""
-        model = flax_runs.duplicate(self._model, training=True, float64=float64)
-        return flax_runs.train(
-            model, images, objective, inputs_of=inputs_of, aliases=self._aliases
-        )
+        model = self._copy(training=True, float64=float64, fixed=fixed)
+        names = _knowing(self._names, shapes)
+        return flax_runs.train(model, inputs, objective, names=names)
 
     def learn(
         self,
         batches: Sequence[Batch],
         config: OptimizerConfig,
         *,
-        relus: Sequence[str],
+        relus: Collection[str],
+        fixed: Collection[str],
         label_smoothing: float,
         loss_scale: float,
     ) -> Learnt:
         """Trains a copy in float64; notes the signs of these rectifiers."""
-        twin = flax_runs.duplicate(self._model, training=True, float64=True)
+        twin = self._copy(training=True, float64=True, fixed=fixed)
         return flax_runs.learn(
             *(twin, batches, config),
             relus=relus,
             label_smoothing=label_smoothing,
             loss_scale=loss_scale,
-            aliases=self._aliases,
+            aliases=self._names.aliases,
         )
 
-    def workbench(self, *, training: bool, float64: bool) -> FlaxWorkbench:
-        """Makes a copy for many experiments."""
-        copy = flax_runs.duplicate(self._model, training=training, float64=float64)
-        return FlaxWorkbench(copy, self._aliases)
+    def workbench(
+        self,
+        shapes: Shapes,
+        seen: Seen,
+        *,
+        fixed: Collection[str],
+        training: bool,
+        float64: bool,
+    ) -> FlaxWorkbench:
+        """Makes a copy for many experiments.
+
+        Args:
+            shapes: of torch's quantities.
+            seen: what was noted of its own run.
+            fixed: see :func:`parity.running.flax_runs.duplicate`.
+            training: in training mode.
+            float64: raised.
+        """
+        copy = self._copy(training=training, float64=float64, fixed=fixed)
+        dtype = np.dtype(np.float64 if float64 else np.float32)
+        return FlaxWorkbench(copy, _knowing(self._names, shapes), seen, dtype)
+
+    def _copy(self, **how: Any) -> nnx.Module:
+        return flax_runs.duplicate(self._model, aliases=self._names.aliases, **how)
+
+
+def _knowing(names: Names, shapes: Shapes) -> Names:
+    return replace(names, layouts=Layouts(names.layouts.given, shapes))
 
 
 class FlaxWorkbench:
@@ -89,38 +143,67 @@ class FlaxWorkbench:
 
     Args:
         model: the copy.
-        aliases: its paths under torch's names.
+        names: its names and layouts in torch.
+        seen: what was noted of its own run.
+        dtype: that it computes in, if its state does not say so.
     """
 
-    def __init__(self, model: nnx.Module, aliases: Aliases) -> None:
+    def __init__(
+        self, model: nnx.Module, names: Names, seen: Seen, dtype: np.dtype
+    ) -> None:
         self._model = model
-        self._aliases = aliases
+        self._how: Any = {"names": names, "shapes": seen.shapes, "dtype": dtype}
 
     def run(self, setup: Experiment) -> dict[Quantity, np.ndarray]:
         """Runs one module."""
-        return flax_experiments.experiment(self._model, setup, aliases=self._aliases)
+        return flax_experiments.experiment(self._model, setup, **self._how)
 
 
 class FlaxFunction:
     """Runs of a function of JAX, which has no modules and no training mode.
 
     Args:
-        function: of images (n, h, w, c).
-        aliases: names of what it shows → torch's.
+        function: of arrays.
+        names: names of what it shows in torch.
     """
 
     paths: frozenset[str] = frozenset()
 
-    def __init__(self, function: Callable[..., Any], aliases: Aliases) -> None:
-        self._function = function
-        self._aliases = aliases
+    def __init__(self, function: Callable[..., Any], names: Names) -> None:
+        self._function = flax_functions.Opened(function)
+        self._names = replace(names, said=True)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Returns nothing: what it computes with is its own."""
-        return {}
+        """Returns the entries that have a name in torch."""
+        return self._names.entries(self._function.arrays)
 
-    def forward(self, images: np.ndarray, *, float64: bool = False) -> Any:
+    def has(self, method: str) -> bool:
+        """Whether it has a method of this name; none."""
+        return False
+
+    def forward(
+        self,
+        inputs: Inputs,
+        shapes: Shapes,
+        *,
+        ask: Sequence[str] = (),
+        float64: bool = False,
+    ) -> Program:
         """Makes a program of it."""
-        return flax_runs.function(
-            self._function, images, aliases=self._aliases, float64=float64
+        names = _knowing(self._names, shapes)
+        return flax_functions.forward(self._function, inputs, names, float64=float64)
+
+    def training(
+        self,
+        inputs: Inputs,
+        objective: Objective,
+        shapes: Shapes,
+        *,
+        fixed: Collection[str] = (),
+        float64: bool = False,
+    ) -> Program:
+        """Makes a program of its gradients."""
+        names = _knowing(self._names, shapes)
+        return flax_functions.train(
+            self._function, inputs, objective, names, float64=float64
         )

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from jax import export
 
 from parity import machine
 from parity.running import float64_worker
-from parity.running.taps import ModuleError, Quantity, path_of
-from parity.weights import names
-from parity.weights.flax_state import is_float, to_torch_layout
+from parity.running.seen import Seen
+from parity.running.taps import ModuleError, Quantity, blamed, path_of
+from parity.weights.flax_state import is_float
 
 ROOM = 2**31
 """Bytes of results that the other process holds at once."""
@@ -37,15 +37,15 @@ class Program:
         function: of arrays, to quantities in the order of their computation.
         arrays: its arguments; :meth:`elsewhere` lets go of them.
         dtype: that it computes in; float64 in x64 mode.
-
-    Attributes:
-        dtypes: of what it gives, by quantity, once it has been traced.
+        in_torch: names and lays out what it gives as torch does.
+        seen: what is noted of its calls when it is traced.
     """
 
     function: Callable[..., dict[Quantity, jax.Array]]
     arrays: list[np.ndarray]
     dtype: np.dtype
-    dtypes: dict[Quantity, str] = field(default_factory=dict)
+    in_torch: Callable[[Values], Values]
+    seen: Seen
 
     def here(self, *, jit: bool = True) -> Values:
         """Runs it in this process, and yields its values in torch's layout.
@@ -55,12 +55,15 @@ class Program:
         Raises:
             ModuleError: a module raised.
         """
-        with x64(self.dtype):
+        with x64(self.dtype), blamed():
             places, listed = self._listed()
             arguments = jax.device_put(self.arrays)
             values = (jax.jit(listed) if jit else listed)(*arguments)
-            for quantity, place in places.items():
-                yield quantity, to_torch(quantity, wide(values[place]))
+            jax.block_until_ready(values)
+        yield from self.in_torch(
+            (quantity, np.asarray(jax.device_get(wide(values[place]))))
+            for quantity, place in places.items()
+        )
 
     def elsewhere(self) -> Values:
         """Runs it in float64, in a process of its own, and yields its values.
@@ -72,7 +75,7 @@ class Program:
             ModuleError: a module raised, or does not compute in float64.
             RuntimeError: the other process failed.
         """
-        with jax.enable_x64(True):
+        with jax.enable_x64(True), blamed():
             places, listed = self._listed()
             values = jax.eval_shape(listed, *self.arrays)
             programs = [
@@ -85,8 +88,9 @@ class Program:
                 error = TypeError(f"computes in {dtype}, not float64")
                 raise ModuleError(path_of(quantity.name), error)
         with computed_elsewhere(programs, self.arrays) as value_at:
-            for quantity, place in places.items():
-                yield quantity, to_torch(quantity, value_at(place))
+            yield from self.in_torch(
+                (quantity, value_at(place)) for quantity, place in places.items()
+            )
 
     def _listed(self) -> tuple[dict[Quantity, int], Callable[..., list[jax.Array]]]:
         """Returns the function with a list as result, and what is where in it.
@@ -103,7 +107,6 @@ class Program:
             places.clear()
             for quantity, value in found.items():
                 places[quantity] = order[id(value)]
-                self.dtypes[quantity] = value.dtype.name
             return list(distinct.values())
 
         return places, listed
@@ -158,14 +161,6 @@ def computed_elsewhere(
         if worker.returncode != 0:
             raise RuntimeError(f"the float64 process failed:\n{worker.stderr}")
         yield lambda index: np.load(Path(folder, f"{index}.npy"), mmap_mode="r")
-
-
-def to_torch(quantity: Quantity, value: jax.Array | np.ndarray) -> np.ndarray:
-    """Returns what a quantity has in torch's layout."""
-    array = value if isinstance(value, np.ndarray) else jax.device_get(value)
-    if quantity.kind in ("parameter gradient", "statistic", "state"):
-        return names.to_torch(quantity.name.rpartition(".")[2], array)
-    return to_torch_layout(array)
 
 
 def wide(value: jax.Array) -> jax.Array:

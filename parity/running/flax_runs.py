@@ -5,30 +5,62 @@ Most are made into a :class:`parity.running.flax_programs.Program` first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.nnx.nn import attention
 from jax import export
 
 import resnet_flax.optim
 from parity.running.flax_programs import Program, computed_elsewhere
-from parity.running.flax_watching import changed, current, renewed, watch
+from parity.running.flax_watching import (
+    changed,
+    current,
+    flattened,
+    renewed,
+    unwatch,
+    watch,
+    words,
+)
 from parity.running.objective import Objective
-from parity.running.taps import LOSS, OUTPUT, Batch, Call, Calls, Invocation, Quantity
+from parity.running.seen import Seen
+from parity.running.taps import (
+    INPUT,
+    LOSS,
+    OUTPUT,
+    Batch,
+    Call,
+    Calls,
+    Inputs,
+    Invocation,
+    Quantity,
+    blamed,
+    called_with,
+    parts,
+    results,
+)
+from parity.running.translation import NAMES, Names
 from parity.weights.flax_state import (
     NO_ALIASES,
     Aliases,
     children,
     is_float,
     modules,
+    own_variables,
     to_flax_layout,
     to_torch_layout,
-    variables,
 )
 from parity.weights.names import Shape
 from resnet_spec import OptimizerConfig
@@ -37,132 +69,100 @@ from resnet_spec import OptimizerConfig
 def run(model: nnx.Module, images: np.ndarray) -> np.ndarray:
     """Runs the model as it is, jitted, on images (n, c, h, w); returns its result."""
     graph, tree = nnx.split(model)
+    arrays, restored = flattened(tree)
 
     @jax.jit
-    def forward(tree: nnx.State, x: jax.Array) -> jax.Array:
-        return cast(Any, nnx.merge(graph, tree))(x)
+    def forward(arrays: list[jax.Array], x: jax.Array) -> jax.Array:
+        return cast(Any, nnx.merge(graph, restored(arrays)))(x)
 
-    leaves = [jax.device_get(leaf) for leaf in jax.tree.leaves(tree)]
-    result = forward(tree, jax.device_put(_images(images, leaves)))
+    x = to_flax_layout(images).astype(dtype_of(arrays, images.dtype))
+    result = forward(jax.device_put(arrays), jax.device_put(x))
     return to_torch_layout(jax.device_get(result))
 
 
 def forward(
-    model: nnx.Module, images: np.ndarray, *, aliases: Aliases = NO_ALIASES
+    model: nnx.Module,
+    inputs: Inputs | np.ndarray,
+    *,
+    names: Names = NAMES,
+    ask: Sequence[str] = (),
 ) -> Program:
     """Makes a program of the model as it is that gives every module's output.
 
     Args:
-        model: any module that maps images to an array.
-        images: of shape (n, c, h, w).
-        aliases: the names of its modules in torch.
+        model: any module that gives arrays, however they are nested.
+        inputs: what it is given; one array is images (n, c, h, w).
+        names: its names and layouts in torch.
+        ask: what else it is asked for; see :func:`parity.running.taps.results`.
     """
     graph, tree = nnx.split(model)
-    leaves, structure = jax.tree.flatten(tree)
-    arrays = [jax.device_get(leaf) for leaf in leaves]
+    arrays, restored = flattened(tree)
+    inputs = laid_out(inputs, dtype_of(arrays), names)
+    seen = Seen()
 
     def function(*arguments: jax.Array) -> dict[Quantity, jax.Array]:
-        *leaves, x = arguments
-        copy = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
+        copy = nnx.merge(graph, restored(arguments[: -len(inputs)]))
+        given = dict(zip(inputs, arguments[-len(inputs) :], strict=True))
+        args, named = called_with(given)
         found: dict[Quantity, jax.Array] = {}
         calls = Calls()
 
         def around(it: Invocation) -> Any:
             with calls.enter(it.path) as tap:
                 y = it.result()
-                if isinstance(y, jax.Array):
-                    found[Quantity("output", tap)] = y
+                for name, part in seen.call(it, tap, y):
+                    found[Quantity("output", name)] = part
                 return y
 
-        before = current(copy, aliases=aliases)
-        watch(copy, around, aliases=aliases)
-        cast(Any, copy)(x)
-        after = current(copy, aliases=aliases)
-        return found | changed(before, after)
+        before = current(copy)
+        watch(copy, around, aliases=names.aliases)
+        cast(Any, copy)(*args, **named)
+        found |= changed(before, current(copy))
+        unwatch(copy)
+        for name, y in results(copy, lambda it: it(*args, **named), ask):
+            for part, value in parts(y, jax.Array, name):
+                found[Quantity("result", part)] = value
+        return found
 
-    images = _images(images, arrays)
-    return Program(function, [*arrays, images], images.dtype)
+    return _program(function, arrays, inputs, names, seen)
 
 
-def function(
-    call: Callable[..., Any],
-    images: np.ndarray,
-    *,
-    aliases: Aliases = NO_ALIASES,
-    float64: bool = False,
+def _program(
+    function: Callable[..., dict[Quantity, jax.Array]],
+    arrays: Sequence[np.ndarray],
+    inputs: Inputs,
+    names: Names,
+    seen: Seen,
 ) -> Program:
-    """Makes a program of a function that gives what it shows.
-
-    Args:
-        call: of images (n, h, w, c); see :func:`parity.compare_modules`.
-        images: of shape (n, c, h, w).
-        aliases: the names of what it shows in torch.
-        float64: raise the images and its parameters.
-    """
-    bound = call if isinstance(call, partial) else partial(call)
-    leaves, structure = jax.tree.flatten((bound.args, bound.keywords))
-    places = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "dtype")]
-    arrays = [np.asarray(jax.device_get(leaves[i])) for i in places]
-    if float64:
-        arrays = [a.astype(np.float64) if is_float(a.dtype) else a for a in arrays]
-        images = images.astype(np.float64)
-    floats = [array for array in arrays if is_float(array.dtype)] or [images]
-
-    def run(*arguments: jax.Array) -> dict[Quantity, jax.Array]:
-        *arrays, x = arguments
-        filled = list(leaves)
-        for place, array in zip(places, arrays, strict=True):
-            filled[place] = array
-        args, keywords = jax.tree.unflatten(structure, filled)
-        with Calls().enter(""):
-            found = bound.func(*args, x, **keywords)
-        result, shown = found if isinstance(found, tuple) else (found, {})
-        quantities = {
-            Quantity("output", aliases.get(name, name)): value
-            for name, value in _flat(shown)
-        }
-        return {**quantities, Quantity("output", OUTPUT): result}
-
-    images = _images(images, floats)
-    return Program(run, [*arrays, images], images.dtype)
-
-
-def _flat(shown: Any, path: str = "") -> Iterator[tuple[str, jax.Array]]:
-    """Yields what a function shows, by names joined with points."""
-    if isinstance(shown, jax.Array):
-        yield path, shown
-    elif isinstance(shown, Mapping):
-        for name, inner in shown.items():
-            yield from _flat(inner, f"{path}.{name}" if path else str(name))
-    elif isinstance(shown, Sequence):
-        for index, inner in enumerate(shown):  # Linen has a tuple for each module
-            yield from _flat(inner, path if index == 0 else f"{path}@{index + 1}")
+    given = list(inputs.values())
+    dtype = dtype_of([*arrays, *given], np.dtype(np.float32))
+    return Program(function, [*arrays, *given], dtype, names.in_torch, seen)
 
 
 def train(
     model: nnx.Module,
-    images: np.ndarray,
+    inputs: Inputs | np.ndarray,
     objective: Objective,
     *,
-    inputs_of: Sequence[str] = (),
-    aliases: Aliases = NO_ALIASES,
+    names: Names = NAMES,
 ) -> Program:
     """Makes a program that runs the model forwards and backwards.
 
     Args:
-        model: in training mode.
-        images: of shape (n, c, h, w).
+        model: in the mode that it shall have.
+        inputs: see :func:`forward`.
         objective: what is differentiated.
-        inputs_of: paths of the modules whose inputs it shall give too.
-        aliases: the names of its modules in torch.
+        names: its names and layouts in torch.
     """
     graph, parameters, rest = nnx.split(model, nnx.Param, ...)
-    leaves, structure = jax.tree.flatten((parameters, rest))
-    arrays = [jax.device_get(leaf) for leaf in leaves]
+    arrays, restored = flattened((parameters, rest))
+    inputs = laid_out(inputs, dtype_of(arrays), names)
+    seen = Seen()
 
     def function(*arguments: jax.Array) -> dict[Quantity, jax.Array]:
-        *leaves, x = arguments
-        parameters, rest = jax.tree.unflatten(structure, leaves)
+        parameters, rest = restored(arguments[: -len(inputs)])
+        given = dict(zip(inputs, arguments[-len(inputs) :], strict=True))
+        args, named = called_with(given)
 
         def differentiated(parameters: Any, zeros: dict[str, jax.Array]) -> Any:
             copy = nnx.merge(graph, parameters, renewed(rest))
@@ -171,37 +171,37 @@ def train(
 
             def around(it: Invocation) -> Any:
                 with calls.enter(it.path) as tap:
-                    if it.path in inputs_of:
+                    if it.x is not None:
                         found[Quantity("input", tap)] = it.x
                     y = it.result()
-                    if not isinstance(y, jax.Array):
-                        return y
-                    found[Quantity("output", tap)] = y
-                    # The gradient by this zero is the one by the output.
-                    return y + zeros[tap] if tap in zeros else y
+                    moved = {}
+                    for name, part in seen.call(it, tap, y):
+                        # The gradient by this zero is the one by the output.
+                        value = part + zeros[name] if name in zeros else part
+                        found[Quantity("output", name)] = moved[id(part)] = value
+                    return jax.tree.map(lambda part: moved.get(id(part), part), y)
 
-            before = current(copy, nnx.Param, aliases=aliases)
-            watch(copy, around, aliases=aliases)
-            loss = _loss(cast(Any, copy)(x), objective)
-            after = current(copy, nnx.Param, aliases=aliases)
-            found |= changed(before, after)
+            before = current(copy, nnx.Param)
+            watch(copy, around, aliases=names.aliases)
+            loss = loss_of(cast(Any, copy)(*args, **named), objective, names)
+            found |= changed(before, current(copy, nnx.Param))
+            unwatch(copy)
             return loss, (found, nnx.state(copy, nnx.Not(nnx.Param)))
 
         _, (outputs, _) = jax.eval_shape(differentiated, parameters, {})
         zeros = {
             name: jnp.zeros(value.shape, value.dtype)
             for (kind, name), value in outputs.items()
-            if kind == "output"
+            if kind == "output" and is_float(value.dtype)
         }
         gradients = jax.value_and_grad(differentiated, argnums=(0, 1), has_aux=True)
         (loss, (found, rest)), (by_parameter, by_tap) = gradients(parameters, zeros)
         found[LOSS] = loss
         found |= {Quantity("gradient", tap): by_tap[tap] for tap in reversed(zeros)}
         after = nnx.merge(graph, by_parameter, rest)
-        return found | _of_state(after, aliases)
+        return found | _of_state(after)
 
-    images = _images(images, arrays)
-    return Program(function, [*arrays, images], images.dtype)
+    return _program(function, arrays, inputs, names, seen)
 
 
 def learn(
@@ -231,14 +231,13 @@ def learn(
     with jax.enable_x64(True):
         optimizer = resnet_flax.optim.create_optimizer(cast(Any, model), config)
         graph, state = nnx.split((model, optimizer))
-        leaves, structure = jax.tree.flatten(state)
+        carried, restored = flattened(state)
         order: list[Quantity] = []
 
         def step(*arguments: jax.Array) -> list[jax.Array]:
             *leaves, images, labels = arguments
-            state = jax.tree.unflatten(structure, leaves)
-            model, optimizer = nnx.merge(graph, state)
-            probe, _ = nnx.merge(graph, renewed(state))
+            model, optimizer = nnx.merge(graph, restored(leaves))
+            probe, _ = nnx.merge(graph, restored(leaves))
             calls = Calls()
             found: dict[Quantity, jax.Array] = {}
 
@@ -263,22 +262,22 @@ def learn(
                 loss_scale=loss_scale,
             )
             order[:] = found
-            after = jax.tree.leaves(nnx.state((model, optimizer)))
+            after = words(nnx.state((model, optimizer)))
             return [*after, *found.values()]
 
         series = [
             np.stack([to_flax_layout(batch.images) for batch in batches]),
             np.stack([batch.labels.astype(np.int32) for batch in batches]),
         ]
-        carried = [jax.device_get(leaf) for leaf in leaves]
         first = [array[0] for array in series]
-        program = export.export(jax.jit(step), platforms=["cpu"])(*carried, *first)
+        with blamed():
+            program = export.export(jax.jit(step), platforms=["cpu"])(*carried, *first)
+    count = len(carried)
     with computed_elsewhere([program], carried, series) as value_at:
         found = [np.array(value_at(index)) for index in range(len(program.out_avals))]
     with jax.enable_x64(True):
-        leaves = jax.device_put(found[: len(leaves)])
-    trained, _ = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
-    by_step = found[len(leaves) :]
+        trained, _ = nnx.merge(graph, restored(jax.device_put(found[:count])))
+    by_step = found[count:]
     return trained, [
         dict(zip(order, values, strict=True)) for values in zip(*by_step, strict=True)
     ]
@@ -297,12 +296,15 @@ def calls(model: nnx.Module, shape: tuple[int, ...]) -> list[Call]:
     def around(it: Invocation) -> Any:
         with tree.enter(it.path) as tap:
             y = it.result()
-            if isinstance(y, jax.Array) and not list(children(it.module)):
+            x = it.x
+            if x is None or not isinstance(y, jax.Array):
+                return y
+            if not list(children(it.module)):
                 found.append(
                     Call(
                         tap,
                         type(it.module).__name__,
-                        _image_shape(it.x),
+                        _image_shape(x),
                         _image_shape(y),
                         _last(getattr(it.module, "strides", None)),
                         _last(getattr(it.module, "padding", None)),
@@ -323,36 +325,52 @@ def calls(model: nnx.Module, shape: tuple[int, ...]) -> list[Call]:
     return found
 
 
-def _loss(output: jax.Array, objective: Objective) -> jax.Array:
+def loss_of(output: Any, objective: Objective, names: Names) -> jax.Array:
+    """Computes the scalar that is differentiated; ``torch_runs`` has the same."""
+    found = {names.tap(n): part for n, part in parts(output, jax.Array, OUTPUT)}
     if objective.labels is not None:
         labels = jnp.asarray(objective.labels.astype(np.int32))
         smoothing = objective.label_smoothing
         loss = resnet_flax.optim.cross_entropy(
-            output, labels, label_smoothing=smoothing
+            found[OUTPUT], labels, label_smoothing=smoothing
         )
-    else:
-        shape = _torch_shape(output.shape)
-        weights = to_flax_layout(objective.weights_like(shape))
-        loss = (output * jnp.asarray(weights.astype(output.dtype))).mean()
+        return loss * objective.scale
+    loss: Any = 0.0
+    for name, part in found.items():
+        if is_float(part.dtype):
+            axes = names.layouts.axes(Quantity("output", name), part.shape)
+            shape = tuple(part.shape[i] for i in axes)
+            weights = objective.weights_like(shape, name).transpose(np.argsort(axes))
+            loss = (part * jnp.asarray(weights.astype(part.dtype))).mean() + loss
     return loss * objective.scale
 
 
-def _of_state(model: nnx.Module, aliases: Aliases) -> dict[Quantity, jax.Array]:
+def _of_state(model: nnx.Module) -> dict[Quantity, jax.Array]:
     """Names what is left in a model after a run: gradients for parameters."""
     found = {}
-    for name, _, variable in variables(model, aliases=aliases):
+    for name, variable in own_variables(model):
         learns = isinstance(variable, nnx.Param)
         kind = "parameter gradient" if learns else "statistic"
         found[Quantity(kind, name)] = variable.get_value()
     return found
 
 
-def _images(images: np.ndarray, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return to_flax_layout(images).astype(_dtype([array.dtype for array in arrays]))
+def laid_out(
+    inputs: Inputs | np.ndarray, dtype: np.dtype | None, names: Names
+) -> dict[str, np.ndarray]:
+    """Returns what a network is given as JAX has it; floats in this dtype."""
+    inputs = inputs if isinstance(inputs, Mapping) else {INPUT: inputs}
+    found = {}
+    for name, array in inputs.items():
+        kind = np.int32 if array.dtype.kind in "iu" else dtype or array.dtype
+        to = array.dtype if array.dtype.kind == "b" else kind
+        found[name] = names.layouts.to_jax(name, array, None).astype(to)
+    return found
 
 
-def _dtype(dtypes: Sequence[np.dtype]) -> np.dtype:
-    return next(dtype for dtype in dtypes if is_float(dtype))
+def dtype_of(arrays: Iterable[np.ndarray], default: Any = None) -> Any:
+    """Returns the first floating-point dtype, or the default."""
+    return next((a.dtype for a in arrays if is_float(a.dtype)), default)
 
 
 def _torch_axes(x: jax.Array) -> jax.Array:
@@ -377,22 +395,95 @@ def _last(value: Any) -> int | None:
 
 
 def duplicate(
-    model: nnx.Module, *, training: bool = False, float64: bool = False
+    model: nnx.Module,
+    *,
+    training: bool = False,
+    float64: bool = False,
+    fixed: Collection[str] = (),
+    aliases: Aliases = NO_ALIASES,
 ) -> nnx.Module:
     """Returns a copy in training or evaluation mode, raised to float64 where asked.
 
     A copy in float64 computes in JAX's x64 mode only.
+
+    Args:
+        model: that is copied.
+        training: which mode it shall have.
+        float64: whether it is raised.
+        fixed: paths in torch of what stays in evaluation mode, where it is in it; and
+            so does what is in it although something else is in training mode.
+        aliases: the names of its modules in torch.
+
+    Raises:
+        ModuleError: it cannot be copied.
     """
-    graph, tree = nnx.split(model)
-    # Mapped in either case: nnx.merge would share the variables with the original.
-    tree = jax.tree.map(_raised if float64 else lambda value: value, tree)
-    twin = nnx.merge(graph, tree)
-    twin.train() if training else twin.eval()
-    if float64:
-        for _, module in modules(twin):
-            if getattr(module, "dtype", None) is not None:
-                cast(Any, module).dtype = jnp.float64
+    with blamed():
+        graph, tree = nnx.split(model)
+        # Mapped in either case: nnx.merge would share the variables with the original.
+        tree = jax.tree.map(_raised if float64 else lambda value: value, tree)
+        twin = nnx.merge(graph, tree)
+        modes = {
+            flag: {
+                path: getattr(module, flag)
+                for path, module in modules(twin, aliases=aliases)
+                if isinstance(getattr(module, flag, None), bool)
+            }
+            for flag in ("use_running_average", "deterministic")
+        }
+        twin.train() if training else twin.eval()
+    if training:  # what is random cannot be compared; the gates say so
+        for _, module, attribute in list(_rates(twin, aliases)):
+            setattr(module, attribute, 0.0)
+    for path, module in modules(twin, aliases=aliases):
+        for flag, at in modes.items():
+            mixed = False in at.values()
+            if at.get(path) and (mixed or any(_within(path, it) for it in fixed)):
+                setattr(module, flag, True)
+        if float64 and getattr(module, "dtype", None) is not None:
+            cast(Any, module).dtype = jnp.float64
+        if float64 and vars(module).get("attention_fn") is nnx.dot_product_attention:
+            cast(Any, module).attention_fn = _attention
     return twin
+
+
+def _attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, *args: Any, **named: Any
+) -> jax.Array:
+    """Does what nnx's own does, whose softmax is in float32 whatever it is given."""
+    bias, mask, *_ = (*args, named.get("bias"), named.get("mask"))
+    if named.get("is_causal"):
+        return nnx.dot_product_attention(query, key, value, *args, **named)
+    weights = attention.dot_product_attention_weights(query, key, bias, mask)
+    return jnp.einsum("...hqk,...khd->...qhd", weights, value)
+
+
+def _rates(model: nnx.Module, aliases: Aliases) -> Iterator[tuple[str, Any, str]]:
+    """Yields what drops at random: path in torch, module and its attribute."""
+    for path, module in modules(model, aliases=aliases):
+        for name, attribute in DROPPING.items():
+            kinds = {cls.__name__ for cls in type(module).__mro__}
+            rate = getattr(module, attribute, None)
+            if name in kinds and isinstance(rate, float | int) and rate:
+                yield path, module, attribute
+
+
+DROPPING = {
+    "Dropout": "rate",
+    "MultiHeadAttention": "dropout_rate",
+    "StochasticDepth": "rate",
+    "DropPath": "drop_prob",
+}
+"""Class → attribute with the share that it drops."""
+
+
+def random(model: nnx.Module, *, aliases: Aliases = NO_ALIASES) -> dict[str, float]:
+    """Lists what drops at random in training mode: path → rate."""
+    found = _rates(model, aliases)
+    return {path: getattr(module, attribute) for path, module, attribute in found}
+
+
+def _within(path: str, other: str) -> bool:
+    return f"{path}.".startswith(f"{other}.")
 
 
 def _raised(value: Any) -> Any:

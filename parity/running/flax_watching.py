@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from parity.running.taps import Around, Invocation, Quantity
-from parity.weights.flax_state import NO_ALIASES, Aliases, modules, variables
+from parity.running.taps import Around, Invocation, Quantity, parts
+from parity.weights.flax_state import NO_ALIASES, Aliases, modules, own_variables
+
+WATCHED = "_pytree__watched_by"
+"""What nnx, and what bridges to it, take for none of a module's own attributes."""
 
 
 def watch(
@@ -25,15 +31,16 @@ def watch(
     one run.
     """
     for name, module in list(modules(model, path, aliases=aliases)):
-        if callable(module):
-            vars(module)["_watched"] = partial(_asked, around, name)
+        if callable(module) and WATCHED not in vars(module):
+            vars(module)[WATCHED] = around, name
             object.__setattr__(module, "__class__", _listening(type(module)))
 
 
-def _asked(
-    around: Around, path: str, module: nnx.Module, x: jax.Array, result: Any
-) -> Any:
-    return around(Invocation(path, module, x, result))
+def unwatch(model: nnx.Module) -> None:
+    """Takes it away again."""
+    for _, module in list(modules(model)):
+        if vars(module).pop(WATCHED, None) is not None:
+            object.__setattr__(module, "__class__", type(module).__mro__[1])
 
 
 @cache
@@ -41,9 +48,11 @@ def _listening(cls: type[nnx.Module]) -> type[nnx.Module]:
     class Listening(cls):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             result = partial(cast(Any, super()).__call__, *args, **kwargs)
-            if not args or not isinstance(args[0], jax.Array):
-                return result()
-            return vars(self)["_watched"](self, args[0], result)
+            around, path = vars(self)[WATCHED]
+            given = [x for _, x in parts([args, kwargs], jax.Array, path)]
+            x = given[0] if given else None
+            alone = len(args) == 1 and not kwargs and x is args[0]
+            return around(Invocation(path, self, x, alone, result))
 
     Listening.__name__ = cls.__name__
     Listening.__qualname__ = cls.__qualname__
@@ -59,16 +68,12 @@ def renewed(state: nnx.State) -> nnx.State:
 
 
 def current(
-    model: nnx.Module,
-    of: type[nnx.Variable[Any]] = nnx.Variable,
-    path: str = "",
-    *,
-    aliases: Aliases = NO_ALIASES,
+    model: nnx.Module, of: type[nnx.Variable[Any]] = nnx.Variable, path: str = ""
 ) -> dict[str, jax.Array]:
-    """Returns what the variables of a kind hold now, by torch's names."""
+    """Returns what the variables of a kind hold now, by their own names."""
     return {
         name: variable.get_value()
-        for name, _, variable in variables(model, path, aliases=aliases)
+        for name, variable in own_variables(model, path)
         if isinstance(variable, of)
     }
 
@@ -80,5 +85,33 @@ def changed(
     return {
         Quantity("state", name): value
         for name, value in after.items()
-        if value is not before[name]
+        if value is not before.get(name)
     }
+
+
+def flattened(state: Any) -> tuple[list[np.ndarray], Callable[..., Any]]:
+    """Returns a state's arrays, and what makes the state of such.
+
+    The keys of random generators are arrays of words meanwhile.
+    """
+    leaves, structure = jax.tree.flatten(state)
+    kinds = [jax.random.key_impl(leaf) if _is_key(leaf) else None for leaf in leaves]
+
+    def restored(arrays: Sequence[jax.Array]) -> Any:
+        found = [
+            array if kind is None else jax.random.wrap_key_data(array, impl=kind)
+            for array, kind in zip(arrays, kinds, strict=True)
+        ]
+        return jax.tree.unflatten(structure, found)
+
+    return [np.asarray(jax.device_get(array)) for array in words(state)], restored
+
+
+def words(state: Any) -> list[jax.Array]:
+    """Returns a state's arrays, with the words of random generators' keys."""
+    leaves = jax.tree.leaves(state)
+    return [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

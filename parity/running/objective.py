@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import floor, inf, log2
+from zlib import crc32
 
 import numpy as np
 
+from parity.running.taps import OUTPUT
 from parity.weights.names import Shape
 
 
@@ -21,34 +24,48 @@ class Objective:
         scale: multiplies it, so that small gradients survive in half types, or meet an
             optimiser's eps.
         seed: of the random weights.
+        by_inputs: whether the network's inputs are differentiated by, too.
+        outputs: shape of each part of the output, in torch's layout, by name.
     """
 
     labels: np.ndarray | None = None
     label_smoothing: float = 0.1
     scale: float = 1.0
     seed: int = 0
+    by_inputs: bool = False
+    outputs: Mapping[str, Shape] = field(default_factory=dict)
 
-    def weights_like(self, shape: Shape) -> np.ndarray:
-        """Draws the weights for an output of this shape, in torch's layout."""
-        return np.random.default_rng(self.seed).standard_normal(shape)
+    def weights_like(self, shape: Shape, name: str = OUTPUT) -> np.ndarray:
+        """Draws the weights for an output, or a part of it, in torch's layout."""
+        part = [crc32(name.encode())] if name != OUTPUT else []
+        return np.random.default_rng([self.seed, *part]).standard_normal(shape)
 
 
 def objective_for(
-    output: Shape, *, seed: int, label_smoothing: float = 0.1, scale: float = 1.0
+    outputs: Shape | Mapping[str, Shape],
+    *,
+    seed: int,
+    label_smoothing: float = 0.1,
+    scale: float = 1.0,
+    by_inputs: bool = False,
 ) -> Objective:
     """Chooses what to differentiate of an output: cross-entropy where it has classes.
 
     Args:
-        output: shape of the network's output, in torch's layout.
+        outputs: shape of the network's output, in torch's layout, or of its parts.
         seed: of labels or weights.
         label_smoothing: of the cross-entropy.
         scale: see :class:`Objective`.
+        by_inputs: see :class:`Objective`.
     """
-    classes = has_classes(output)
+    if not isinstance(outputs, Mapping):
+        outputs = {OUTPUT: outputs}
+    whole = outputs.get(OUTPUT, ())
+    classes = has_classes(whole)
     labels = None
     if classes:
-        labels = np.random.default_rng(seed).integers(0, classes, output[0])
-    return Objective(labels, label_smoothing, scale, seed)
+        labels = np.random.default_rng(seed).integers(0, classes, whole[0])
+    return Objective(labels, label_smoothing, scale, seed, by_inputs, outputs)
 
 
 def loss_scale(largest: float) -> float:

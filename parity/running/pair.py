@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from parity.running.experiments import Experiment
-from parity.running.taps import Batch, Learnt, Quantity
+from parity.running.layouts import Layouts, require
+from parity.running.objective import Objective
+from parity.running.seen import Seen
+from parity.running.taps import (
+    ASKED,
+    NESTED,
+    Batch,
+    Calls,
+    Inputs,
+    Learnt,
+    Quantity,
+    Visit,
+)
+from parity.running.translation import Names, Weights
+from parity.weights.names import Shape
 from resnet_spec import OptimizerConfig
 
 if TYPE_CHECKING:
@@ -27,17 +42,22 @@ class Pair:
     Args:
         torch: the first.
         jax: the second.
-        aliases: path in JAX → path in torch, for all that differ.
+        names: of the second, in torch.
     """
 
     torch: TorchNetwork
     jax: FlaxNetwork | FlaxFunction
-    aliases: Mapping[str, str]
+    names: Names
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Path in JAX → path in torch, for all that differ."""
+        return self.names.aliases
 
     @property
     def is_function(self) -> bool:
         """Whether the second shows no modules."""
-        return not hasattr(self.jax, "training")
+        return not hasattr(self.jax, "workbench")
 
     @property
     def flax(self) -> FlaxNetwork:
@@ -65,25 +85,54 @@ class Pair:
         loss_scale: float,
     ) -> dict[str, Learnt]:
         """Trains copies of both networks in float64; returns both, by framework."""
-        relus = [path for path, kind in self.torch.kinks().items() if kind == "relu"]
+        relus, fixed = self.torch.relus, self.torch.fixed
         scales: Any = {"label_smoothing": label_smoothing, "loss_scale": loss_scale}
         return {
             "torch": self.torch.learn(batches, config, **scales),
-            "flax": self.flax.learn(batches, config, relus=relus, **scales),
+            "flax": self.flax.learn(
+                *(batches, config), relus=relus, fixed=fixed, **scales
+            ),
         }
+
+    def training(
+        self, inputs: Inputs, objective: Objective, visit: Visit, **how: Any
+    ) -> Calls:
+        """Runs the torch network forwards and backwards.
+
+        In training mode, unless the other is a function, which has none.
+        """
+        modes = {"training": not self.is_function}
+        return self.torch.training(inputs, objective, visit, **modes, **how)
 
     def with_models(self, torch_model: Any, flax_model: Any) -> Pair:
         """Returns a pair of others, of the same names."""
-        networks = _networks(torch_model, flax_model, self.aliases)
+        networks = _networks(torch_model, flax_model, self.names)
         return replace(self, **dict(zip(("torch", "jax"), networks, strict=True)))
 
-    def workbenches(self, *, training: bool) -> Workbenches:
-        """Makes copies of both networks for many experiments."""
-        networks: dict[str, Any] = {"torch": self.torch, "flax": self.flax}
+    @property
+    def methods(self) -> list[str]:
+        """What both can be asked for."""
+        return [name for name in ASKED if self.torch.has(name) and self.jax.has(name)]
+
+    def workbenches(
+        self, shapes: Mapping[Quantity, Shape], seen: Seen, *, training: bool
+    ) -> Workbenches:
+        """Makes copies of both networks for many experiments.
+
+        Args:
+            shapes: of torch's quantities.
+            seen: what was noted of the Flax network's run.
+            training: in training mode.
+        """
+        fixed = self.torch.fixed
+        make: dict[str, Callable[..., Any]] = {
+            "torch": self.torch.workbench,
+            "flax": partial(self.flax.workbench, shapes, seen, fixed=fixed),
+        }
         return Workbenches(
             {
-                (name, float64): network.workbench(training=training, float64=float64)
-                for name, network in networks.items()
+                (name, float64): workbench(training=training, float64=float64)
+                for name, workbench in make.items()
                 for float64 in (False, True)
             }
         )
@@ -102,39 +151,58 @@ class Workbenches:
         return self.benches[framework, float64].run(setup)
 
 
-def pair_of(torch_model: Any, flax_model: Any, mapping: Mapped = None) -> Pair:
+def pair_of(
+    torch_model: Any,
+    flax_model: Any,
+    mapping: Mapped = None,
+    *,
+    weights: Weights | None = None,
+    layouts: Mapping[str, str] | None = None,
+) -> Pair:
     """Pairs two models; neither is changed by what is done with the pair.
 
     Args:
-        torch_model: any torch module of one input.
-        flax_model: any Flax NNX module of one input, or a function of images
-            (n, h, w, c); see :func:`parity.compare_modules`.
+        torch_model: any torch module. What only runs another, as
+            ``torch.nn.DataParallel`` and ``torch.compile``, is looked through.
+        flax_model: any Flax NNX module, or a function; see
+            :func:`parity.compare_modules`.
         mapping: path in torch → path in JAX, where they differ.
+        weights: see :func:`parity.compare_modules`.
+        layouts: see :func:`parity.compare_modules`.
 
     Raises:
         TypeError: the second is neither.
-        ValueError: the mapping names what is not there.
+        ValueError: the mapping names what is not there, or a layout is none.
     """
     # Here, and not above: importing parity imports no framework.
     from flax import nnx
 
+    from parity.running.torch_network import unwrapped
     from parity.weights import flax_state
 
+    torch_model = unwrapped(torch_model)
     known = None
     if isinstance(flax_model, nnx.Module):
-        known = {path for path, _ in flax_state.modules(flax_model)}
-    elif not callable(flax_model):
+        known = {path for path, _ in flax_state.holders(flax_model)}
+    elif not callable(flax_model) or _is_linen(flax_model):
         raise TypeError(
             f"got {type(flax_model).__name__}; expected a flax.nnx.Module, or a "
-            "function of images"
+            "function of arrays, as functools.partial(linen_module.apply, variables)"
         )
-    paths = [path for path, _ in torch_model.named_modules() if path]
-    aliases = _aliases(mapping, paths, known)
-    return Pair(*_networks(torch_model, flax_model, aliases), aliases)
+    require(layouts or {})
+    aliases = _aliases(
+        mapping, [path for path, _ in torch_model.named_modules() if path], known
+    )
+    names = Names(aliases, dict(weights or {}), Layouts(dict(layouts or {})))
+    return Pair(*_networks(torch_model, flax_model, names), names)
+
+
+def _is_linen(model: Any) -> bool:
+    return any(cls.__module__.startswith("flax.linen.") for cls in type(model).__mro__)
 
 
 def _networks(
-    torch_model: Any, flax_model: Any, aliases: Mapping[str, str]
+    torch_model: Any, flax_model: Any, names: Names
 ) -> tuple[TorchNetwork, FlaxNetwork | FlaxFunction]:
     from flax import nnx
 
@@ -142,7 +210,7 @@ def _networks(
     from parity.running.torch_network import TorchNetwork
 
     make: Any = FlaxNetwork if isinstance(flax_model, nnx.Module) else FlaxFunction
-    return TorchNetwork(torch_model), make(flax_model, aliases)
+    return TorchNetwork(torch_model), make(flax_model, names)
 
 
 def _aliases(
@@ -153,6 +221,9 @@ def _aliases(
         return {}
     if callable(mapping):
         return {mapping(path): path for path in paths if mapping(path) != path}
+    # Parts of outputs are taps, and no modules.
+    nested = {mapping[name]: name for name in mapping if NESTED in name}
+    mapping = {name: at for name, at in mapping.items() if name not in nested.values()}
     unused = [
         name
         for name in mapping
@@ -171,10 +242,13 @@ def _aliases(
         raise ValueError(
             f"the mapping leads to {', '.join(missing)}, which JAX does not have"
         )
-    return {found: path for path in paths if (found := _begun(mapping, path)) != path}
+    begun = {found: path for path in paths if (found := _begun(mapping, path)) != path}
+    return begun | nested
 
 
 def _begun(mapping: Mapping[str, str], path: str) -> str:
     found = [name for name in mapping if f"{path}.".startswith(f"{name}.")]
     longest = max(found, key=len, default=None)
-    return path if longest is None else mapping[longest] + path[len(longest) :]
+    if longest is None:
+        return path
+    return (mapping[longest] + path[len(longest) :]).removeprefix(".")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,12 @@ from parity.weights.names import Shape
 
 OUTPUT = "output"
 """Name of the tap on the network's own result."""
+
+INPUT = "input"
+"""Name of the network's own input; several are parts of it."""
+
+NESTED = ":"
+"""Stands before the name of a part: ``output:logits``, ``attention:0``."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,9 @@ class Quantity(NamedTuple):
         kind: ``"input"`` and ``"output"`` of a module's call; ``"gradient"`` of the
             loss by that output, ``"input gradient"`` by what this call was given;
             ``"parameter gradient"``; ``"statistic"``, a buffer after training;
+            ``"kink"``, what a function was given whose derivative jumps, and ``"way"``,
+            on which side of its jumps each unit is;
+            ``"result"``, what a network gives that is asked once more;
             ``"state"``, an entry that the run has changed though nothing learns;
             ``"loss"``.
         name: of the tap, or of the entry of the state.
@@ -48,6 +57,9 @@ class Quantity(NamedTuple):
 
 
 LOSS = Quantity("loss", "")
+
+NOTED = ("input", "kink", "way")
+"""Kinds that are noted of a run, and not compared."""
 
 
 class ModuleError(RuntimeError):
@@ -65,18 +77,41 @@ class ModuleError(RuntimeError):
         super().__init__(f"{self.path} {self.what}")
 
 
+@contextmanager
+def blamed(path: str = "") -> Iterator[None]:
+    """Takes whatever is raised meanwhile for the doing of the module at this path.
+
+    Raises:
+        ModuleError: something was raised.
+    """
+    try:
+        yield
+    except ModuleError:
+        raise
+    except Exception as error:
+        raise ModuleError(path, error) from error
+
+
 class Calls:
     """The calls of one run: the path names the first, ``path@2`` the second.
 
     ``callers`` has, for the name of each call, that of the call that it was made in;
-    ``dtypes`` what its output was computed in.
+    ``dtypes`` what its output was computed in; ``plain`` are those that were given one
+    array, and gave one; ``folds`` are functions whose derivative jumps.
     """
 
     def __init__(self) -> None:
         self.callers: dict[str, str] = {}
         self.dtypes: dict[str, str] = {}
+        self.plain: set[str] = set()
+        self.folds: dict[str, Any] = {}
         self._open: list[str] = []
         self._counts: Counter[str] = Counter()
+
+    @property
+    def current(self) -> tuple[str, str] | None:
+        """The innermost call that has not ended, and its module's path."""
+        return (self._open[-1], path_of(self._open[-1])) if self._open else None
 
     @contextmanager
     def enter(self, path: str) -> Iterator[str]:
@@ -87,15 +122,12 @@ class Calls:
         """
         self._counts[path] += 1
         count = self._counts[path]
-        tap = (path or OUTPUT) + (f"@{count}" if count > 1 else "")
+        tap = tap_of(path) + (f"@{count}" if count > 1 else "")
         self.callers[tap] = self._open[-1] if self._open else ""
         self._open.append(tap)
         try:
-            yield tap
-        except ModuleError:
-            raise
-        except Exception as error:
-            raise ModuleError(path, error) from error
+            with blamed(path):
+                yield tap
         finally:
             self._open.pop()
 
@@ -107,13 +139,15 @@ class Invocation:
     Args:
         path: the module's.
         module: itself.
-        x: its input, an array of its framework.
+        x: its first input, an array of its framework.
+        alone: whether that is all that it is given.
         result: computes what it gives.
     """
 
     path: str
     module: Any
     x: Any
+    alone: bool
     result: Callable[[], Any]
 
 
@@ -121,10 +155,42 @@ Around = Callable[[Invocation], Any]
 """Stands around every module's call, and gives what the module shall have given."""
 
 
+def tap_of(path: str) -> str:
+    """Names the tap on the first call of the module at this path."""
+    return f".{path}" if path == OUTPUT else path or OUTPUT
+
+
 def path_of(tap: str) -> str:
-    """Returns the path of the module whose output a tap is."""
-    path = tap.partition("@")[0]
-    return "" if path == OUTPUT else path
+    """Returns the path of the module whose output, or part of it, a tap is."""
+    path = call_of(tap).partition("@")[0]
+    return "" if path == OUTPUT else path.removeprefix(".")
+
+
+def call_of(tap: str) -> str:
+    """Returns the name of the call that gave what is tapped, or a part of it."""
+    return tap.partition(NESTED)[0]
+
+
+def parts(value: Any, kind: type, name: str) -> Iterator[tuple[str, Any]]:
+    """Yields the arrays in what a module gives, by name, however they are nested.
+
+    Args:
+        value: an array, or a mapping, a sequence or a dataclass of such.
+        kind: class of the arrays.
+        name: of the whole; a part's key, index or field stands behind a colon.
+    """
+    if isinstance(value, kind):
+        yield name, value
+        return
+    inner: Mapping[Any, Any] = {}
+    if isinstance(value, Mapping):
+        inner = value
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        inner = dict(enumerate(value))
+    elif is_dataclass(value) and not isinstance(value, type):
+        inner = {field.name: getattr(value, field.name) for field in fields(value)}
+    for key, part in inner.items():
+        yield from parts(part, kind, f"{name}{NESTED}{key}")
 
 
 @dataclass(frozen=True)
@@ -136,10 +202,67 @@ class Batch:
 
 
 Branch = Mapping[str, np.ndarray]
-"""Which way a run took: the sign of each rectifier's output, each pool's winners."""
+"""Which way a run took: on which side of each jump a unit is, each pool's winners."""
 
 Visit = Callable[[Quantity, np.ndarray], None]
 """Is told each quantity of a run and its value, good until the call returns."""
 
 Learnt = tuple[Any, list[dict[Quantity, np.ndarray]]]
 """A trained network, and what each step gave: the loss, and rectifiers' signs."""
+
+Inputs = Mapping[str, np.ndarray]
+"""What a network is called with: ``input`` alone, or ``input:0`` and ``input:mask``."""
+
+
+def inputs_of(given: Any) -> Inputs:
+    """Names what a network shall be called with.
+
+    Args:
+        given: an array; several in a tuple, by position; or a mapping, by keyword.
+    """
+    if isinstance(given, tuple):
+        given = dict(enumerate(given))
+    if isinstance(given, Mapping):
+        return {f"{INPUT}{NESTED}{key}": np.asarray(v) for key, v in given.items()}
+    return {INPUT: np.asarray(given)}
+
+
+AGAIN = f"{OUTPUT}@2"
+"""Name of what a network gives when it is called a second time."""
+
+ASKED = ("features", "forward_features", "forward_head")
+"""Methods by which a network gives parts of what it computes."""
+
+
+def results(
+    model: Any, call: Callable[[Any], Any], ask: Sequence[str]
+) -> Iterator[tuple[str, Any]]:
+    """Yields what a network gives when it is asked once more, by name.
+
+    Args:
+        model: that has been called once.
+        call: calls what it is given on the network's inputs.
+        ask: :data:`AGAIN` for its result, and names of methods, of :data:`ASKED`; a
+            head is called on what came last.
+    """
+    y = None
+    for name in ask:
+        if name == AGAIN:
+            y = call(model)
+        elif name == "forward_head":
+            y = getattr(model, name)(y)
+        else:
+            y = call(getattr(model, name))
+        yield name, y
+
+
+def called_with(values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Returns the arguments, by position and by keyword, that are named so."""
+    keys = {name: name.partition(NESTED)[2] for name in values}
+    positional = [
+        v for name, v in values.items() if not keys[name] or keys[name].isdigit()
+    ]
+    named = {
+        key: values[name] for name, key in keys.items() if key and not key.isdigit()
+    }
+    return positional, named

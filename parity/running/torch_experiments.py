@@ -13,6 +13,7 @@ from parity.running.taps import (
     Calls,
     Invocation,
     Quantity,
+    blamed,
     path_of,
 )
 from parity.running.torch_runs import place, same_bits, value_of
@@ -20,12 +21,15 @@ from parity.running.torch_watching import watched
 from parity.weights.torch_state import to_torch
 
 
-def experiment(model: nn.Module, setup: Experiment) -> dict[Quantity, np.ndarray]:
+def experiment(
+    model: nn.Module, setup: Experiment, dtype: torch.dtype = torch.float32
+) -> dict[Quantity, np.ndarray]:
     """Runs one module alone; what it calls gives what the experiment says.
 
     Args:
         model: the whole network, a copy made for this.
         setup: the module's call, and what it and its callees are given.
+        dtype: that it computes in, if its state does not say so.
 
     Returns:
         Its output, what it hands on, and with gradients given those by its own input,
@@ -38,13 +42,15 @@ def experiment(model: nn.Module, setup: Experiment) -> dict[Quantity, np.ndarray
     place_of = path_of(setup.tap)
     prefix = f"{place_of}." if place_of else ""
     inside = model.get_submodule(place_of)
-    device, dtype = place(model)
-    training = setup.gradient is not None
+    device, own_dtype = place(model)
+    dtype = own_dtype or dtype
+    training = setup.training
     calls, waiting = Calls(), setup.waiting()
     handed: dict[int, Tensor] = {}
 
     def leaf(array: np.ndarray) -> Tensor:
-        return to_torch(array).to(device, dtype).requires_grad_(training)
+        x = to_torch(array).to(device)
+        return x.to(dtype).requires_grad_(training) if x.is_floating_point() else x
 
     def around(it: Invocation) -> Any:
         if it.module is not inside and waiting.get(it.path):
@@ -68,26 +74,32 @@ def experiment(model: nn.Module, setup: Experiment) -> dict[Quantity, np.ndarray
     found |= {Quantity("input", names[i]): value for i, value in handed.items()}
     ends: list[tuple[Tensor, np.ndarray]] = []
     if setup.gradient is not None:
-        gradients = [callee.gradient for callee in setup.calls]
         ends = [(y, setup.gradient)]
-        ends += [(v, g) for i, v in handed.items() if (g := gradients[i]) is not None]
+        for index, value in handed.items():
+            gradient = setup.calls[index].gradient
+            if gradient is not None and value.is_floating_point():
+                ends.append((value, gradient))
     if ends and all(end.shape == gradient.shape for end, gradient in ends):
         wanted = {Quantity("input gradient", setup.tap): x}
         wanted |= {Quantity("gradient", names[i]): given[i] for i in handed}
         for name, tensor in own.items():
             if isinstance(tensor, nn.Parameter):
                 quantity = Quantity("parameter gradient", name)
-                found[quantity] = torch.zeros_like(tensor)
-                if tensor.requires_grad:
-                    wanted[quantity] = tensor
+                wanted[quantity] = tensor
+        wanted = {q: leaf for q, leaf in wanted.items() if leaf.requires_grad}
         ends = [(end, gradient) for end, gradient in ends if end.requires_grad]
-        by = torch.autograd.grad(
-            [end for end, _ in ends],
-            list(wanted.values()),
-            [to_torch(gradient).to(end) for end, gradient in ends],
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        with blamed(place_of):
+            by = (
+                torch.autograd.grad(
+                    [end for end, _ in ends],
+                    list(wanted.values()),
+                    [to_torch(gradient).to(end) for end, gradient in ends],
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+                if ends
+                else [torch.zeros_like(leaf) for leaf in wanted.values()]
+            )
         found |= dict(zip(wanted, by, strict=True))
     for name, tensor in own.items():
         if training and not isinstance(tensor, nn.Parameter):

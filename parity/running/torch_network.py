@@ -3,26 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import ismethod
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from parity.running import torch_experiments, torch_runs
 from parity.running.experiments import Experiment
 from parity.running.nudge import nudged
 from parity.running.objective import Objective
-from parity.running.taps import Batch, Branch, Calls, Learnt, Quantity, Visit
+from parity.running.taps import (
+    Batch,
+    Branch,
+    Calls,
+    Inputs,
+    Learnt,
+    Quantity,
+    Visit,
+)
 from parity.weights import torch_state
 from parity.weights.names import Shape
 from resnet_spec import OptimizerConfig
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Returns the network in what only runs it, under names of its own."""
+    around = (
+        *(nn.DataParallel, nn.parallel.DistributedDataParallel),
+        torch.optim.swa_utils.AveragedModel,
+    )
+    while True:
+        if isinstance(model, around):
+            model = model.module
+        elif (inner := vars(model).get("_modules", {}).get("_orig_mod")) is not None:
+            model = inner  # of torch.compile
+        else:
+            return model
 
 
 class TorchNetwork:
     """Runs of a torch module; none of them changes it.
 
     Args:
-        model: any torch module of one input.
+        model: any torch module.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -47,39 +72,72 @@ class TorchNetwork:
         """Returns its state."""
         return torch_state.state(self._model)
 
-    def output_shape(self, images: np.ndarray) -> Shape:
-        """Returns the shape of what it makes of these images."""
-        return torch_runs.run(self._copy(), images).shape
+    @property
+    def frozen(self) -> set[str]:
+        """The parameters that are told not to learn."""
+        named = self._model.named_parameters()
+        return {name for name, parameter in named if not parameter.requires_grad}
+
+    @property
+    def fixed(self) -> set[str]:
+        """The modules that stay in evaluation mode."""
+        return {path for path, _ in torch_runs.fixed_modules(self._model)}
+
+    @property
+    def random(self) -> dict[str, float]:
+        """Lists what drops at random in training mode: path → rate."""
+        found = torch_runs.rates(self._model)
+        return {path: getattr(module, attribute) for path, module, attribute in found}
+
+    def has(self, method: str) -> bool:
+        """Whether it has a method of this name."""
+        return ismethod(getattr(self._model, method, None))
+
+    def output_shapes(self, inputs: Inputs) -> dict[str, Shape]:
+        """Returns the shape of what it gives, or of its parts, by name."""
+        return torch_runs.output_shapes(self._copy(), inputs)
 
     def forward(
         self,
-        images: np.ndarray,
+        inputs: Inputs,
         visit: Visit,
         *,
+        ask: Sequence[str] = (),
         float64: bool = False,
         nudge: int | None = None,
     ) -> Calls:
         """Runs it in evaluation mode."""
-        model = self._copy(float64=float64)
-        if nudge is not None:
-            images = torch_runs.nudge(model, images, nudge)
-        return torch_runs.forward(model, images, visit)
+        model, inputs = self._ready(inputs, float64=float64, nudge=nudge)
+        return torch_runs.forward(model, inputs, visit, ask=ask)
 
     def training(
         self,
-        images: np.ndarray,
+        inputs: Inputs,
         objective: Objective,
         visit: Visit,
         *,
+        training: bool = True,
         branch: Branch | None = None,
         float64: bool = False,
         nudge: int | None = None,
     ) -> Calls:
-        """Runs it in training mode, forwards and backwards."""
-        model = self._copy(training=True, float64=float64)
+        """Runs it forwards and backwards, by default in training mode."""
+        how: Any = {"training": training, "float64": float64, "nudge": nudge}
+        model, inputs = self._ready(inputs, **how)
+        return torch_runs.train(model, inputs, objective, visit, branch=branch)
+
+    def _ready(
+        self, inputs: Inputs, *, nudge: int | None, float64: bool, **how: Any
+    ) -> tuple[nn.Module, Inputs]:
+        model = self._copy(float64=float64, **how)
+        if float64:
+            inputs = {
+                name: array.astype(np.float64) if array.dtype.kind == "f" else array
+                for name, array in inputs.items()
+            }
         if nudge is not None:
-            images = torch_runs.nudge(model, images, nudge)
-        return torch_runs.train(model, images, objective, visit, branch=branch)
+            inputs = torch_runs.nudge(model, inputs, nudge)
+        return model, inputs
 
     def learn(
         self,
@@ -93,7 +151,7 @@ class TorchNetwork:
         """Trains a copy in float64."""
         model = self._copy(training=True, float64=True)
         if nudge is not None:
-            torch_runs.nudge(model, batches[0].images, nudge)
+            torch_runs.nudge(model, {}, nudge)
             batches = [Batch(nudged(b.images, nudge), b.labels) for b in batches]
         steps = torch_runs.learn(
             *(model, batches, config),
@@ -102,17 +160,16 @@ class TorchNetwork:
         )
         return model, steps
 
-    def kinks(self) -> dict[str, str]:
-        """Lists the modules whose derivative jumps."""
-        return torch_runs.kinks(self._model)
-
-    def way(self, path: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Returns the way that a rectifier or pool took."""
-        return torch_runs.way(self._model, path, x, y)
+    @property
+    def relus(self) -> set[str]:
+        """Where its rectifiers are."""
+        return torch_runs.relus(self._model)
 
     def workbench(self, *, training: bool, float64: bool) -> TorchWorkbench:
         """Makes a copy for many experiments."""
-        return TorchWorkbench(self._copy(training=training, float64=float64))
+        copy = self._copy(training=training, float64=float64)
+        torch_runs.unfreeze(copy)
+        return TorchWorkbench(copy, torch.float64 if float64 else torch.float32)
 
     def _copy(self, **how: Any) -> nn.Module:
         return torch_runs.duplicate(self._model, **how)
@@ -123,11 +180,13 @@ class TorchWorkbench:
 
     Args:
         model: the copy.
+        dtype: that it computes in, if its state does not say so.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self._model = model
+        self._dtype = dtype
 
     def run(self, setup: Experiment) -> dict[Quantity, np.ndarray]:
         """Runs one module."""
-        return torch_experiments.experiment(self._model, setup)
+        return torch_experiments.experiment(self._model, setup, self._dtype)

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 import resnet_torch.optim
-from parity.running.nudge import nudged
+from parity.running.folds import Folding
+from parity.running.nudge import moved, nudged
 from parity.running.objective import Objective
 from parity.running.taps import (
+    INPUT,
     LOSS,
+    OUTPUT,
     Batch,
     Branch,
     Call,
     Calls,
+    Inputs,
     Invocation,
     Quantity,
     Visit,
+    blamed,
+    called_with,
+    parts,
+    results,
 )
 from parity.running.torch_watching import watched
+from parity.weights.names import Shape
 from parity.weights.torch_state import to_numpy, to_torch
 from resnet_spec import OptimizerConfig
 
@@ -32,17 +43,35 @@ from resnet_spec import OptimizerConfig
 def run(model: nn.Module, images: np.ndarray) -> np.ndarray:
     """Runs the model as it is on images (n, c, h, w) and returns its result."""
     with torch.no_grad():
-        return to_numpy(model(_images(model, images)))
+        return to_numpy(_called(model, {INPUT: images}))
 
 
-def forward(model: nn.Module, images: np.ndarray, visit: Visit) -> Calls:
+def output_shapes(model: nn.Module, inputs: Inputs) -> dict[str, Shape]:
+    """Runs the model as it is; returns the shape of its result, or of all its parts.
+
+    Raises:
+        ModuleError: a module raised.
+    """
+    with blamed(), torch.no_grad():
+        y = _called(model, inputs)
+    return {name: tuple(part.shape) for name, part in parts(y, Tensor, OUTPUT)}
+
+
+def forward(
+    model: nn.Module,
+    inputs: Inputs | np.ndarray,
+    visit: Visit,
+    *,
+    ask: Sequence[str] = (),
+) -> Calls:
     """Runs the model as it is; visits every module's input and output as they come.
 
     Args:
-        model: any module that maps images to a tensor.
-        images: of shape (n, c, h, w).
+        model: any module that gives tensors, however they are nested.
+        inputs: what it is given; one array is images (n, c, h, w).
         visit: called with the quantity and its value. Half types come as float32; the
             value is only good until the call returns.
+        ask: what else it is asked for; see :func:`parity.running.taps.results`.
 
     Raises:
         ModuleError: a module raised.
@@ -52,23 +81,37 @@ def forward(model: nn.Module, images: np.ndarray, visit: Visit) -> Calls:
 
     def around(it: Invocation) -> Any:
         with calls.enter(it.path) as tap:
-            # At once, not later: what follows may work in place on these.
-            visit(Quantity("input", tap), value_of(it.x))
+            if it.x is not None:
+                # At once, not later: what follows may work in place on these.
+                visit(Quantity("input", tap), value_of(it.x))
             y = it.result()
-            if isinstance(y, Tensor):
-                calls.dtypes[tap] = str(y.dtype).removeprefix("torch.")
-                visit(Quantity("output", tap), value_of(y))
+            for name, part in _tapped(calls, it, tap, y):
+                visit(Quantity("output", name), value_of(part))
             return y
 
-    with watched(model, around), torch.no_grad():
-        model(_images(model, images))
-    _visit_changed(model, before, visit)
+    with blamed(), torch.no_grad():
+        with watched(model, around):
+            _called(model, inputs)
+        _visit_changed(model, before, visit)
+        for name, y in results(model, lambda it: _called(it, inputs), ask):
+            for part, value in parts(y, Tensor, name):
+                visit(Quantity("result", part), value_of(value))
     return calls
+
+
+def _tapped(
+    calls: Calls, it: Invocation, tap: str, y: Any
+) -> Iterator[tuple[str, Tensor]]:
+    if it.alone and isinstance(y, Tensor):
+        calls.plain.add(tap)
+    for name, part in parts(y, Tensor, tap):
+        calls.dtypes[name] = str(part.dtype).removeprefix("torch.")
+        yield name, part
 
 
 def train(
     model: nn.Module,
-    images: np.ndarray,
+    inputs: Inputs | np.ndarray,
     objective: Objective,
     visit: Visit,
     *,
@@ -76,9 +119,12 @@ def train(
 ) -> Calls:
     """Runs the model forwards and backwards, and visits what comes in that order.
 
+    A gradient that does not reach a parameter or an output is zero there. Frozen
+    parameters have theirs nevertheless.
+
     Args:
-        model: a copy made for this run, in training mode.
-        images: of shape (n, c, h, w).
+        model: a copy made for this run, in the mode that it shall have.
+        inputs: see :func:`forward`.
         objective: what is differentiated.
         visit: see :func:`forward`.
         branch: where rectifiers and pools shall take the way of another run, and not
@@ -89,43 +135,69 @@ def train(
     """
     calls = Calls()
     before = _prints(model)
+    unreached: dict[Quantity, Tensor] = {}
+
+    def reached(quantity: Quantity, gradient: Tensor) -> None:
+        unreached.pop(quantity, None)
+        visit(quantity, value_of(gradient))
 
     def around(it: Invocation) -> Any:
         with calls.enter(it.path) as tap:
-            visit(Quantity("input", tap), value_of(it.x))
-            version = it.x._version
-            if branch is not None and tap in branch:
-                y = _forced(it.x, branch[tap])
-            else:
-                y = it.result()
-            if y is it.x and y._version == version:
-                y = y.view_as(y)  # an identity's gradient is not all that reaches x
-            if isinstance(y, Tensor):
-                calls.dtypes[tap] = str(y.dtype).removeprefix("torch.")
-                visit(Quantity("output", tap), value_of(y))
-                if y.requires_grad:
-                    quantity = Quantity("gradient", tap)
-                    y.register_hook(lambda g: visit(quantity, value_of(g)))
+            version = None
+            if it.x is not None:
+                visit(Quantity("input", tap), value_of(it.x))
+                version = it.x._version
+            y = it.result()
+            if isinstance(y, Tensor) and y.is_floating_point():
+                if not y.requires_grad and torch.is_grad_enabled():
+                    # Before the first parameter, or behind a detach in the module.
+                    y = y.detach().clone().requires_grad_().clone()
+                as_given = y is it.x and y._version == version
+                if as_given or (y is not it.x and y._is_view()):
+                    # An identity's gradient is not all that reaches x, and none
+                    # reaches a view that is worked on in place.
+                    y = y.clone()
+            elif not isinstance(y, Tensor):  # its parts may be used within, too
+                y = tree_map_only(Tensor, lambda part: part.clone(), y)
+            for name, part in _tapped(calls, it, tap, y):
+                visit(Quantity("output", name), value_of(part))
+                if part.is_floating_point():
+                    quantity = Quantity("gradient", name)
+                    unreached[quantity] = torch.zeros_like(part)
+                    if part.requires_grad:
+                        part.register_hook(partial(reached, quantity))
             return y
 
-    x = _images(model, images)
-    # So that frozen parameters, too, leave a gradient by every output.
-    x.requires_grad_(not all(p.requires_grad for p in model.parameters()))
-    with watched(model, around):
-        output = model(x)
-    loss = _loss(output, objective)
-    visit(LOSS, value_of(loss.detach()))
-    loss.backward()
-    parameters = list(model.named_parameters())
-    for name, parameter in reversed(parameters):
-        gradient = (
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        )
-        visit(Quantity("parameter gradient", name), value_of(gradient))
+    unfreeze(model)
+    with blamed():
+        given = _placed(model, inputs)
+        for x in given.values():
+            x.requires_grad_(objective.by_inputs and x.is_floating_point())
+        folding = Folding(calls, dict(model.named_modules()), visit, branch)
+        with watched(model, around), folding:
+            # Clones: what is first may work in place.
+            args, named = called_with({name: x.clone() for name, x in given.items()})
+            output = model(*args, **named)
+        loss = _loss(output, objective)
+        visit(LOSS, value_of(loss))
+        if loss.requires_grad:
+            loss.backward()
+    for quantity, zeros in reversed(list(unreached.items())):
+        visit(quantity, value_of(zeros))
+    for name, parameter in reversed(list(model.named_parameters())):
+        visit(Quantity("parameter gradient", name), value_of(_gradient(parameter)))
+    if objective.by_inputs:
+        for name, x in given.items():
+            if x.is_floating_point():
+                visit(Quantity("input gradient", name), value_of(_gradient(x)))
     for name, buffer in model.named_buffers():
         visit(Quantity("statistic", name), value_of(buffer))
     _visit_changed(model, before, visit)
     return calls
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
 def learn(
@@ -142,7 +214,7 @@ def learn(
         For each step the loss, and each rectifier's signs, in bits.
     """
     optimizer = resnet_torch.optim.create_optimizer(model, config)
-    relus = {path for path, kind in kinks(model).items() if kind == "relu"}
+    rectifiers = relus(model)
     steps: list[dict[Quantity, np.ndarray]] = []
     for batch in batches:
         calls = Calls()
@@ -155,15 +227,15 @@ def learn(
         ) -> Any:
             with calls.enter(it.path) as tap:
                 y = it.result()
-                if it.path in relus:
+                if it.path in rectifiers:
                     found[Quantity("signs", tap)] = np.packbits(value_of(y) > 0)
                 return y
 
-        with watched(model, around):
+        with blamed(), watched(model, around):
             loss = resnet_torch.optim.train_step(
                 cast(Any, model),
                 optimizer,
-                _images(model, batch.images),
+                _placed(model, batch.images)[INPUT],
                 to_torch(batch.labels).to(place(model)[0]),
                 label_smoothing=label_smoothing,
                 loss_scale=loss_scale,
@@ -186,7 +258,11 @@ def calls(model: nn.Module, shape: tuple[int, ...]) -> list[Call]:
     def around(it: Invocation) -> Any:
         with tree.enter(it.path) as tap:
             y = it.result()
-            if isinstance(y, Tensor) and not list(it.module.children()):
+            if (
+                isinstance(y, Tensor)
+                and it.x is not None
+                and not list(it.module.children())
+            ):
                 found.append(
                     Call(
                         tap,
@@ -205,55 +281,26 @@ def calls(model: nn.Module, shape: tuple[int, ...]) -> list[Call]:
     return found
 
 
-def kinks(model: nn.Module) -> dict[str, str]:
-    """Lists the modules whose derivative jumps: path → ``"relu"`` or ``"maxpool"``."""
-    found = {}
-    for path, module in model.named_modules():
-        if isinstance(module, nn.ReLU):
-            found[path] = "relu"
-        elif isinstance(module, nn.MaxPool2d):
-            found[path] = "maxpool"
-    return found
+def relus(model: nn.Module) -> set[str]:
+    """Lists where its rectifiers are."""
+    return {path for path, m in model.named_modules() if isinstance(m, nn.ReLU)}
 
 
-def way(model: nn.Module, path: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns the way that a rectifier or a pool took, from its input and output.
-
-    The sign of a rectifier's output as bools, or the place of each of a pool's winners
-    in its map, counted by rows.
-    """
-    module = model.get_submodule(path)
-    if not isinstance(module, nn.MaxPool2d):
-        return y > 0
-    _, winners = nn.functional.max_pool2d(
-        to_torch(x),
-        module.kernel_size,
-        module.stride,
-        module.padding,
-        module.dilation,
-        module.ceil_mode,
-        return_indices=True,
-    )
-    return winners.numpy()
-
-
-def _forced(x: Tensor, way: np.ndarray) -> Tensor:
-    chosen = torch.from_numpy(way).to(x.device)
-    if chosen.dtype == torch.bool:
-        return torch.where(chosen, x, torch.zeros((), dtype=x.dtype, device=x.device))
-    return x.flatten(2).gather(2, chosen.flatten(2)).view(chosen.shape)
-
-
-def _loss(output: Tensor, objective: Objective) -> Tensor:
+def _loss(output: Any, objective: Objective) -> Tensor:
+    found = dict(parts(output, Tensor, OUTPUT))
     if objective.labels is not None:
-        labels = to_torch(objective.labels).to(output.device)
+        scores = found[OUTPUT]
+        labels = to_torch(objective.labels).to(scores.device)
         smoothing = objective.label_smoothing
         loss = resnet_torch.optim.cross_entropy(
-            output, labels, label_smoothing=smoothing
+            scores, labels, label_smoothing=smoothing
         )
-    else:
-        weights = to_torch(objective.weights_like(tuple(output.shape)))
-        loss = (output * weights.to(output)).mean()
+        return loss * objective.scale
+    loss = torch.zeros(())
+    for name, part in found.items():
+        if part.is_floating_point():
+            weights = to_torch(objective.weights_like(tuple(part.shape), name))
+            loss = (part * weights.to(part)).mean() + loss.to(part)
     return loss * objective.scale
 
 
@@ -283,8 +330,23 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return to_numpy(a).tobytes() == to_numpy(b).tobytes()
 
 
-def _images(model: nn.Module, images: np.ndarray) -> Tensor:
-    return to_torch(images).to(*place(model))
+def _placed(model: nn.Module, inputs: Inputs | np.ndarray) -> dict[str, Tensor]:
+    device, dtype = place(model)
+    inputs = inputs if isinstance(inputs, Mapping) else {INPUT: inputs}
+    found = {name: to_torch(array).to(device) for name, array in inputs.items()}
+    return {
+        name: x.to(dtype) if x.is_floating_point() and dtype is not None else x
+        for name, x in found.items()
+    }
+
+
+def _called(model: Callable[..., Any], inputs: Inputs | np.ndarray) -> Any:
+    args, named = called_with(_placed(_owner(model), inputs))
+    return model(*args, **named)
+
+
+def _owner(model: Any) -> nn.Module:
+    return getattr(model, "__self__", model)
 
 
 def value_of(x: Tensor) -> np.ndarray:
@@ -300,24 +362,104 @@ def _last(value: Any) -> int | None:
 def duplicate(
     model: nn.Module, *, training: bool = False, float64: bool = False
 ) -> nn.Module:
-    """Returns a copy in training or evaluation mode, raised to float64 where asked."""
-    twin = copy.deepcopy(model).train(training)
+    """Returns a copy in training or evaluation mode, raised to float64 where asked.
+
+    What is in evaluation mode although a module beside it is in training mode has been
+    put so, and stays so.
+
+    Raises:
+        ModuleError: it cannot be copied.
+    """
+    fixed = [path for path, _ in fixed_modules(model)]
+    with blamed():
+        twin = _copied(model).train(training)
+    for path in fixed:
+        twin.get_submodule(path).eval()
+    if training:  # what is random cannot be compared; the gates say so
+        for _, module, attribute in list(rates(twin)):
+            setattr(module, attribute, 0.0)
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         for hook in (ours._backward_hooks or {}).values():  # no copy has its tensors'
             theirs.register_hook(hook)
     return twin.double() if float64 else twin
 
 
-def nudge(model: nn.Module, images: np.ndarray, draw: int) -> np.ndarray:
-    """Moves the state of a float64 model, and images, by about one roundoff."""
+def _copied(model: nn.Module) -> nn.Module:
+    memo = _detached(model)
+    try:
+        return copy.deepcopy(model, dict(memo))
+    except Exception:
+        # It holds what cannot be copied, as locks and files: both have that.
+        for module in model.modules():
+            for value in vars(module).values():
+                try:
+                    copy.deepcopy(value, dict(memo))
+                except Exception:
+                    if not isinstance(value, dict) or value is not module._modules:
+                        memo[id(value)] = value
+        return copy.deepcopy(model, memo)
+
+
+def _detached(model: nn.Module) -> dict[int, Any]:
+    """Returns what a copy shall have for tensors that a graph hangs on."""
+    return {
+        id(tensor): tensor.detach().clone()
+        for module in model.modules()
+        for _, tensor in parts(vars(module), Tensor, "")
+        if tensor.grad_fn is not None
+    }
+
+
+def fixed_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yields what is in evaluation mode beside a module in training mode."""
+    for path, parent in model.named_modules():
+        found = dict(parent.named_children())
+        if parent.training and any(child.training for child in found.values()):
+            for name, child in found.items():
+                if not child.training:
+                    yield f"{path}.{name}" if path else name, child
+
+
+def rates(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yields what drops at random in training mode: path, module and its attribute."""
+    for path, module in model.named_modules():
+        for name, attribute in DROPPING.items():
+            kinds = {cls.__name__ for cls in type(module).__mro__}
+            rate = getattr(module, attribute, None)
+            if name in kinds and isinstance(rate, float | int) and rate:
+                yield path, module, attribute
+
+
+DROPPING = {
+    "_DropoutNd": "p",
+    "StochasticDepth": "p",
+    "DropPath": "drop_prob",
+    "MultiheadAttention": "dropout",
+    "RNNBase": "dropout",
+}
+"""Class → attribute with the share that it drops; torch's, torchvision's and timm's."""
+
+
+def unfreeze(model: nn.Module) -> None:
+    """Lets every parameter have a gradient."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+
+
+def nudge(model: nn.Module, inputs: Any, draw: int) -> Any:
+    """Moves the state of a float64 model, and inputs, by about one roundoff."""
     with torch.no_grad():
         for tensor in [*model.parameters(), *model.buffers()]:
             if tensor.is_floating_point():
                 tensor.copy_(torch.from_numpy(nudged(to_numpy(tensor), draw)))
-    return nudged(images, draw)
+    if not isinstance(inputs, Mapping):
+        return nudged(inputs, draw)
+    return {name: moved(array, draw) for name, array in inputs.items()}
 
 
-def place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Returns where a model computes, and in which dtype."""
-    parameter = next(model.parameters())
-    return parameter.device, parameter.dtype
+def place(model: nn.Module) -> tuple[torch.device, torch.dtype | None]:
+    """Returns where a model computes, and in which dtype, if its state says so."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return torch.device("cpu"), None

@@ -9,10 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from parity.running.taps import (
-    Around,
-    Invocation,
-)
+from parity.running.taps import Around, Invocation, parts
 
 
 @contextmanager
@@ -35,10 +32,11 @@ def _listening(cls: type[nn.Module]) -> type[nn.Module]:
     class Listening(cls):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             result = partial(super().__call__, *args, **kwargs)
-            if not args or not isinstance(args[0], Tensor):
-                return result()
             around, path = vars(self)["_watched_by"]
-            return around(Invocation(path, self, args[0], result))
+            given = [x for _, x in parts([args, kwargs], Tensor, path)]
+            x = given[0] if given else None
+            alone = len(args) == 1 and not kwargs and x is args[0]
+            return around(Invocation(path, self, x, alone, result))
 
     Listening.__name__ = cls.__name__
     Listening.__qualname__ = cls.__qualname__

@@ -33,11 +33,11 @@ def entries(model: nnx.Module) -> dict[str, Entry]:
     }
 
 
-def state(model: nnx.Module, *, aliases: Aliases = NO_ALIASES) -> dict[str, np.ndarray]:
+def state(model: nnx.Module) -> dict[str, np.ndarray]:
     """Returns a copy of every entry of the state, in torch's names and layout."""
     return {
         name: names.to_torch(leaf, jax.device_get(variable.get_value()))
-        for name, leaf, variable in variables(model, aliases=aliases)
+        for name, leaf, variable in variables(model)
     }
 
 
@@ -78,19 +78,50 @@ def modules(
     model: nnx.Module, path: str = "", *, aliases: Aliases = NO_ALIASES
 ) -> Iterator[tuple[str, nnx.Module]]:
     """Yields every module's path in torch, and the module, in torch's order."""
-    yield aliases.get(path, path), model
-    for name, child in children(model):
+    for place, holder in holders(model, path):
+        if isinstance(holder, nnx.Module):
+            yield aliases.get(place, place), holder
+
+
+def holders(
+    model: Any, path: str = "", above: tuple[Any, ...] = ()
+) -> Iterator[tuple[str, Any]]:
+    """Yields what may hold variables, by path: modules, and containers in them.
+
+    What holds itself, by way of others, is there once.
+    """
+    if any(model is other for other in above):
+        return
+    yield path, model
+    held = _held(model)
+    declared = getattr(model, "layer_names", ())
+    # What has been through nnx.merge, and so through nnx.jit, has its attributes
+    # sorted by name.
+    for name in names.in_torch_order(held, declared):
         below = f"{path}.{name}" if path else name
-        yield from modules(child, below, aliases=aliases)
+        yield from holders(held[name], below, (*above, model))
+
+
+def _held(holder: Any) -> dict[str, Any]:
+    kinds = nnx.Module | dict | list | tuple | nnx.State
+    found = {k: v for k, v in _attributes(holder).items() if isinstance(v, kinds)}
+    return {k: v for k, v in found.items() if isinstance(v, nnx.Module) or len(v)}
+
+
+def _attributes(holder: Any) -> dict[str, Any]:
+    if isinstance(holder, nnx.Module):
+        own = vars(holder).items()  # nnx keeps a mapping of its own there
+        return {k: value for k, value in own if not k.startswith("_pytree__")}
+    found = holder.items() if isinstance(holder, Mapping) else enumerate(holder)
+    return {str(key): value for key, value in found}
 
 
 def children(module: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
     """Yields the modules that are this one's attributes, in torch's order."""
-    # What has been through nnx.merge, and so through nnx.jit, has its attributes
-    # sorted by name.
-    found = {k: v for k, v in vars(module).items() if isinstance(v, nnx.Module)}
-    for name in names.in_torch_order(found, getattr(module, "layer_names", ())):
-        yield name, found[name]
+    held = _held(module)
+    for name in names.in_torch_order(held, getattr(module, "layer_names", ())):
+        if isinstance(held[name], nnx.Module):
+            yield name, held[name]
 
 
 def variables(
@@ -101,21 +132,35 @@ def variables(
     Raises:
         ValueError: a variable has no name in torch.
     """
-    for place, module in modules(model, path, aliases=aliases):
-        leaves = {
-            name: value
-            for name, value in vars(module).items()
-            if isinstance(value, nnx.Variable) and not isinstance(value, nnx.RngState)
-        }
-        unknown = [leaf for leaf in leaves if leaf not in names.TORCH_LEAF]
-        if unknown:
+    for own, variable in own_variables(model, path):
+        place, _, leaf = own.rpartition(".")
+        place = aliases.get(place, place)
+        if leaf not in names.TORCH_LEAF:
             raise ValueError(
-                f"{place}.{unknown[0]} has no name in torch; parity knows the leaves "
+                f"{place}.{leaf} has no name in torch; parity knows the leaves "
                 f"{', '.join(names.TORCH_LEAF)}"
             )
-        for leaf, name in names.TORCH_LEAF.items():
-            if leaf in leaves:
-                yield (f"{place}.{name}" if place else name), leaf, leaves[leaf]
+        yield names.torch_name(own, aliases), leaf, variable
+
+
+def own_variables(
+    model: nnx.Module, path: str = ""
+) -> Iterator[tuple[str, nnx.Variable[Any]]]:
+    """Yields the variables by their own names, those that torch knows in its order.
+
+    What only a random generator or a run leaves behind is none of the state.
+    """
+    order = list(names.TORCH_LEAF)
+    for place, holder in holders(model, path):
+        leaves = {
+            name: value
+            for name, value in _attributes(holder).items()
+            if isinstance(value, nnx.Variable)
+            and not isinstance(value, nnx.RngState | nnx.Intermediate)
+        }
+        known = sorted(leaves.keys() & set(order), key=order.index)
+        for leaf in [*known, *(leaf for leaf in leaves if leaf not in known)]:
+            yield f"{place}.{leaf}" if place else leaf, leaves[leaf]
 
 
 def is_float(dtype: Any) -> bool:

@@ -23,6 +23,22 @@ TORCH_LEAF: Mapping[str, str] = {
 
 COUNTER = "num_batches_tracked"
 
+EMBEDDING = "embedding"
+"""A leaf of Flax that torch calls ``weight``, and lays out alike."""
+
+
+def torch_name(own: str, aliases: Mapping[str, str]) -> str:
+    """Returns torch's name of a Flax variable; unknown leaves keep theirs.
+
+    Args:
+        own: its path and leaf.
+        aliases: path in Flax → path in torch, where they differ.
+    """
+    place, _, leaf = own.rpartition(".")
+    place = aliases.get(place, place)
+    leaf = "weight" if leaf == EMBEDDING else TORCH_LEAF.get(leaf, leaf)
+    return f"{place}.{leaf}" if place else leaf
+
 
 def in_torch_order(children: Iterable[str], declared: Sequence[str] = ()) -> list[str]:
     """Sorts the names of a module's children as torchvision's modules register them.
@@ -58,9 +74,11 @@ def torch_shape(leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def to_torch(leaf: str, array: np.ndarray) -> np.ndarray:
     """Returns a Flax leaf's value as torch lays it out, in memory of its own."""
-    if leaf == COUNTER:  # two words, low first; see resnet_flax.norm.BatchNorm2d
+    if leaf == COUNTER and array.shape == (2,):  # words; see resnet_flax.norm
         low, high = array.tolist()
         return np.array(high << 32 | low, np.uint64).view(np.int64)
+    if leaf not in TORCH_LEAF:  # one of others, or an embedding: alike in both
+        return np.array(array, order="C")
     return np.array(array.transpose(_to_torch(array.ndim)), order="C")
 
 
@@ -69,6 +87,8 @@ def to_flax(leaf: str, array: np.ndarray) -> np.ndarray:
     if leaf == COUNTER:
         count = int(array.view(np.uint64))
         return np.array([count & 0xFFFFFFFF, count >> 32], np.uint32)
+    if leaf not in TORCH_LEAF:
+        return np.array(array, order="C")
     axes = np.argsort(_to_torch(array.ndim))
     return np.array(array.transpose(axes), order="C")
 

@@ -80,7 +80,10 @@ def test_a_file_never_gets_the_place_of_a_closed_stream(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_ended_from_outside_it_leaves_nothing(tmp_path: Path, number: int):
     arguments = [sys.executable, "-c", COMMAND, "0", "--target", str(tmp_path / "a")]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE) as process:
+    before = signal.signal(number, signal.SIG_DFL)  # nohup's children inherit another
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
+    signal.signal(number, before)
+    with process:
         assert process.stderr is not None
         assert process.stderr.readline() == b"begun\n"
         assert len(list(tmp_path.iterdir())) == 1

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
-from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +15,7 @@ from flax import nnx
 import parity
 import resnet_torch
 from parity.images import random_images
-from parity.judging.blind import blind_spots
+from parity.judging.blind import _of_inputs, _of_state
 from tests.support.networks import TINY, flax_like, random_torch
 
 RANDOM = random_images((2, 3, 33, 40), seed=1)
@@ -28,8 +26,7 @@ def hidden(
 ) -> list[str]:
     """What the inputs and a state alone hide."""
     arrays = {name: np.array(values) for name, values in state.items()}
-    evidence = SimpleNamespace(images=images, states={"torch": arrays})
-    return list(blind_spots(cast(Any, evidence), None))
+    return [*_of_inputs(images), *_of_state(arrays)]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +65,14 @@ def test_nothing_is_said_of_a_random_network_and_random_images():
     found = parity.check(model, flax_like(model), images, gates=("G5",))
     assert found.ok
     assert found.hidden == ()
+
+
+def test_what_one_batch_hides_another_may_show():
+    model = random_torch(TINY)
+    both = [4 * RANDOM[..., :33], 4 * RANDOM]
+    for inputs, lines in ((both[:1], 1), (both, 0)):
+        found = parity.compare_modules(model, flax_like(model), inputs, gates=("G5",))
+        assert len(found.hidden) == lines
 
 
 def test_a_network_as_it_is_created_and_small_activations_are_said():

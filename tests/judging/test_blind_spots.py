@@ -173,13 +173,17 @@ def test_a_network_that_leaves_its_dtype_is_seen():
     assert found.first_divergence == "conv1"
 
 
-def test_a_frozen_parameter_is_a_difference_and_no_crash():
-    found = _check(
-        *("G2 training", "G2 training isolated"),
-        torch_change=lambda model: model.conv1.weight.requires_grad_(False),
-    )
-    assert found.first_divergence == "conv1.weight"
-    assert found.culprits == ("conv1",)
+def test_a_frozen_parameter_is_said_and_is_judged_nevertheless():
+    def freeze(model: Any) -> None:
+        model.conv1.weight.requires_grad_(False)
+
+    gates = ("G2 training", "G2 training isolated")
+    found = _check(*gates, torch_change=freeze)
+    assert found.ok, found.verdict()
+    notes = {row.name: row.note for row in found.gate("G2 training").rows if row.note}
+    assert notes["frozen parameters"].startswith("1 do not learn in torch")
+    judged = {row.name for row in found.gate("G2 training").rows if row.limit}
+    assert "conv1.weight" in judged
 
 
 # --- equal networks -------------------------------------------------------------------

@@ -167,7 +167,9 @@ def test_a_function_is_judged_by_what_it_shows(torch_stem: nn.Module):
         *("conv1", "bn1", "output"),
     }
     assert found.gate("G0").skipped == "a function shows no weights by name"
-    assert "no training mode" in found.gate("G2 training").skipped
+    kinds = {row.kind for row in found.gate("G2 training").rows}
+    assert kinds == {"output", "loss", "input gradient"}
+    assert found.gate("G2 isolated").skipped == "a function shows no modules"
 
 
 def test_a_wrong_function_is_named_where_it_parts(torch_stem: nn.Module):

@@ -1,0 +1,231 @@
+"""Functions whose derivative jumps: on which side of its jumps a unit is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from parity.running.taps import NESTED, Branch, Calls, Quantity, Visit
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A function of one number, made of polynomials.
+
+    Args:
+        breaks: where one ends and the next begins.
+        polynomials: coefficients, of x² first.
+    """
+
+    breaks: tuple[float, ...]
+    polynomials: tuple[tuple[float, float, float], ...]
+
+    def way(self, x: np.ndarray) -> np.ndarray:
+        """Returns which piece each unit is on, from what it is given."""
+        return sum((x > b for b in self.breaks), np.zeros(x.shape, np.uint8))
+
+    def way_of_output(self, y: np.ndarray) -> np.ndarray:
+        """Returns which piece each unit is on, from what it gives."""
+        found = np.zeros(y.shape, np.uint8)
+        for b, above in zip(self.breaks, self.polynomials[1:], strict=True):
+            at = float(_value(above, np.float64(b)))
+            flat = not any(above[:2])  # what lies above it gives the same
+            found += (y >= at) if flat else (y > at)
+        return found
+
+    def output(self, x: Any, way: Any) -> Any:
+        """Returns what a unit gives on this piece, in either framework's arrays."""
+        where = torch.where if isinstance(x, Tensor) else np.where
+        found = _value(self.polynomials[0], x)
+        for index, polynomial in enumerate(self.polynomials[1:], start=1):
+            found = where(way == index, _value(polynomial, x), found)
+        return found
+
+    def distance(self, x: np.ndarray, *_: np.ndarray) -> np.ndarray:
+        """Returns how far each unit is from the next break."""
+        return np.min([np.abs(x - b) for b in self.breaks], axis=0)
+
+
+def _value(polynomial: tuple[float, float, float], x: Any) -> Any:
+    square, slope, constant = polynomial
+    if square:
+        return (square * x + slope) * x + constant
+    return slope * x + constant if constant else slope * x
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A maximum over windows, of which one value wins.
+
+    Args:
+        dimensions: of the map.
+        settings: of ``torch.nn.functional.max_pool2d`` and its like.
+    """
+
+    dimensions: int
+    settings: tuple[tuple[str, Any], ...]
+
+    def way(self, x: np.ndarray) -> np.ndarray:
+        """Returns the place of each winner in its map, counted by rows."""
+        pool = getattr(functional, f"max_pool{self.dimensions}d")
+        settings = dict(self.settings)
+        given = torch.from_numpy(np.array(x))
+        return pool(given, **settings, return_indices=True)[1].numpy()
+
+    def way_of_output(self, y: np.ndarray) -> np.ndarray | None:
+        """Returns nothing: what it gives does not say where that was."""
+        return None
+
+    def output(self, x: Any, way: Any) -> Any:
+        """Returns the values at these places, in either framework's arrays."""
+        if isinstance(x, Tensor):
+            return x.flatten(2).gather(2, way.flatten(2)).view(way.shape)
+        flat, places = (a.reshape(*a.shape[:2], -1) for a in (x, way))
+        return np.take_along_axis(flat, places, 2).reshape(way.shape)
+
+    def distance(
+        self, x: np.ndarray, ours: np.ndarray, other: np.ndarray
+    ) -> np.ndarray:
+        """Returns how far apart the values are that won in two ways."""
+        return np.abs(self.output(x, other) - self.output(x, ours))
+
+
+Fold = Pieces | Pool
+
+_ZERO, _SAME = (0.0, 0.0, 0.0), (0.0, 1.0, 0.0)
+
+RELU = Pieces((0.0,), (_ZERO, _SAME))
+
+POOLS = {torch.max_pool1d: 1, torch.max_pool2d: 2, torch.max_pool3d: 3}
+
+SETTINGS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+
+
+def fold_of(function: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Fold | None:
+    """Returns how a call of torch jumps, if it does."""
+    name = getattr(function, "__name__", "").removesuffix("_")
+    if not args or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
+        return None
+    if function in POOLS:
+        settings = dict(zip(SETTINGS, args[1:], strict=False)) | named
+        settings.pop("return_indices", None)
+        if args[0].ndim != POOLS[function] + 2:
+            return None
+        return Pool(POOLS[function], tuple(settings.items()))
+    if name == "relu":
+        return RELU
+    if name == "relu6":
+        return _clamped(0.0, 6.0)
+    if name == "leaky_relu":
+        slope = named.get("negative_slope", args[1] if len(args) > 1 else 0.01)
+        return Pieces((0.0,), ((0.0, float(slope), 0.0), _SAME))
+    if name == "abs":
+        return Pieces((0.0,), ((0.0, -1.0, 0.0), _SAME))
+    if name == "hardswish":
+        return Pieces((-3.0, 3.0), (_ZERO, (1 / 6, 0.5, 0.0), _SAME))
+    if name == "hardsigmoid":
+        return Pieces((-3.0, 3.0), (_ZERO, (0.0, 1 / 6, 0.5), (0.0, 0.0, 1.0)))
+    bounds = {
+        "hardtanh": ("min_val", "max_val"),
+        "clamp": ("min", "max"),
+        "clamp_min": ("min", ""),
+    }.get(name)
+    if bounds is None:
+        return None
+    given = dict(zip(bounds, args[1:], strict=False)) | named
+    low, high = (given.get(bound) for bound in bounds)
+    if name == "hardtanh":
+        low, high = (-1.0 if low is None else low), (1.0 if high is None else high)
+    if any(isinstance(bound, Tensor) for bound in (low, high)):
+        return None
+    return _clamped(low, high)
+
+
+def _clamped(low: float | None, high: float | None) -> Pieces:
+    breaks = [float(bound) for bound in (low, high) if bound is not None]
+    pieces = [_SAME]
+    if low is not None:
+        pieces.insert(0, (0.0, 0.0, float(low)))
+    if high is not None:
+        pieces.append((0.0, 0.0, float(high)))
+    return Pieces(tuple(breaks), tuple(pieces))
+
+
+MODULES = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+)
+"""Modules that are such a function, and nothing else: it has the name of their call."""
+
+
+class Folding(TorchFunctionMode):
+    """Notes which way such functions took, by the calls of modules that they are in.
+
+    Args:
+        calls: of the run.
+        modules: by path.
+        visit: told ``"kink"``, what each was given, and ``"way"``.
+        branch: ways that they shall take instead of their own.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        modules: dict[str, nn.Module],
+        visit: Visit,
+        branch: Branch | None,
+    ) -> None:
+        super().__init__()
+        self._calls = calls
+        self._modules = modules
+        self._visit = visit
+        self._branch = branch or {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Calls a function of torch."""
+        kwargs = kwargs or {}
+        if not self._calls.current:
+            return func(*args, **kwargs)
+        in_place = kwargs.pop("inplace", False) if func in INPLACE else False
+        fold = fold_of(func, args, kwargs)
+        if in_place:
+            kwargs["inplace"] = True
+        if fold is None:
+            return func(*args, **kwargs)
+        name = self._named(fold)
+        x = args[0]
+        values = x.detach().cpu()
+        values = (values.float() if values.dtype.itemsize < 4 else values).numpy()
+        self._calls.folds[name] = fold
+        self._visit(Quantity("kink", name), values)
+        self._visit(Quantity("way", name), fold.way(values))
+        if name not in self._branch:
+            return func(*args, **kwargs)
+        y = fold.output(x, torch.from_numpy(np.array(self._branch[name])).to(x.device))
+        written = in_place or func.__name__.endswith("_")
+        return x.copy_(y) if written else y
+
+    def _named(self, fold: Fold) -> str:
+        tap, path = self._calls.current or ("", "")
+        if isinstance(self._modules.get(path), MODULES):
+            return tap
+        what = "maxpool" if isinstance(fold, Pool) else "kink"
+        count = sum(
+            name.startswith(f"{tap}{NESTED}{what}") for name in self._calls.folds
+        )
+        return f"{tap}{NESTED}{what}{count + 1 if count else ''}"
+
+
+INPLACE = {
+    *(functional.relu, functional.relu6, functional.leaky_relu),
+    *(functional.hardtanh, functional.hardswish, functional.hardsigmoid),
+}
+"""Functions that may be told to work in place."""
