@@ -185,6 +185,7 @@ def compare_modules(
         "inputs": _digested(batches),
         "weights": {name: digest(state) for name, state in evidence.states.items()},
         **wish.setting(),
+        **({"layouts": dict(layouts)} if layouts else {}),
         **environment(),
     }
     return Report(tuple(results), shapes, setting, tuple(hidden))

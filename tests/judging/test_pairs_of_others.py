@@ -25,6 +25,7 @@ from parity.images import random_images
 from parity.judging.kinks import Kinks
 from parity.weights.flax_state import own_variables
 from parity.weights.names import to_flax, torch_name
+from tests.support.networks import TINY, flax_like, random_torch
 
 IMAGES = random_images((2, 3, 9, 8), seed=1)
 TRAINING = ("G2 training", "G2 training isolated")
@@ -440,3 +441,41 @@ def test_a_norm_that_was_put_into_evaluation_mode_stays_there():
     assert max(row.error for row in statistics) == 0
     norm.train()
     assert not compared(theirs, mine).ok
+
+
+def test_maps_that_only_another_method_gives_are_judged():
+    model = random_torch(TINY)
+    twin = flax_like(model)
+    images = random_images((2, 3, 33, 40), seed=1)
+    found = parity.check(model, twin, images, gates=("G1",))
+    assert found.ok, found.verdict()
+
+    class Wrong(type(twin)):
+        def features(self, x: jax.Array) -> Any:
+            return jax.tree.map(lambda y: 1.001 * y, super().features(x))
+
+    twin.__class__ = Wrong
+    found = parity.check(model, twin, images, gates=("G1",))
+    assert not found.ok
+    assert all("features" in row.name for row in found.gate("G1").failures)
+
+
+def test_a_layout_that_shapes_do_not_tell_is_said():
+    torch.manual_seed(0)
+    model = nn.Conv1d(4, 4, 3, padding=1)
+    kernel = model.weight.detach().numpy().transpose(2, 1, 0)
+    bias = model.bias.detach().numpy()  # type: ignore
+
+    def function(x: jax.Array) -> jax.Array:  # (n, l, c)
+        padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
+        return sum((padded[:, i : i + 4] @ kernel[i] for i in range(3)), bias)
+
+    x = np.random.default_rng(0).standard_normal((3, 4, 4)).astype(np.float32)
+    gates = ("G1", "G2")
+    layouts = {"input": "nlc->ncl", "output": "nlc->ncl"}
+    found = parity.compare_modules(model, function, x, layouts=layouts, gates=gates)
+    assert found.ok, found.verdict()
+    assert found.setting["layouts"] == layouts
+    assert not parity.compare_modules(model, function, x, gates=gates).ok
+    with pytest.raises(ValueError, match="nlc"):
+        parity.compare_modules(model, function, x, layouts={"input": "nlc"})
