@@ -94,14 +94,27 @@ def pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+LEFT = (
+    "[cifar_resnet1202",
+    *(
+        f"test_logits_and_statistics_are_torchvisions[{name}"
+        for name in ("resnet101", "resnet152", "wide_resnet50_2")
+    ),
+    *(
+        f"test_jax_exports_a_network_for_images_of_any_size_and_number[winograd-{kind}"
+        for kind in ("bottleneck", "padded", "plain")
+    ),
+)
+"""Cases of tests, by the beginnings of their names."""
+
 LONGEST = ("test_readme", "test_training_check", "test_twins", "test_blind_spots")
 """Files that are begun first, so that no worker is left alone with one at the end."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before the markers choose
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves the network of 1202 layers to ``make test-all``: 110 have its parts."""
+    """Leaves to ``make test-all`` what has its kind in a smaller case beside it."""
     for item in items:
-        if "[cifar_resnet1202" in item.name:
+        if any(case in item.name for case in LEFT):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.path.stem not in LONGEST)

@@ -108,7 +108,13 @@ def test_a_rectifier_that_cuts_elsewhere_is_seen_by_the_gate_of_gradients_alone(
     assert row.note.startswith("kink")
 
 
-@pytest.mark.parametrize(("dtype", "factor"), [("bfloat16", 1.03), ("float16", 1.003)])
+@pytest.mark.parametrize(
+    ("dtype", "factor"),
+    [
+        ("bfloat16", 1.03),
+        pytest.param("float16", 1.003, marks=pytest.mark.slow),
+    ],
+)
 def test_a_factor_that_a_half_types_rounding_would_hide_is_seen(
     dtype: str, factor: float
 ):

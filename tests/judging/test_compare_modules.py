@@ -70,6 +70,7 @@ STRIDED = (
 )
 
 
+@pytest.mark.slow
 def test_same_padding_is_exposed_at_the_layers_that_have_it(theirs: nn.Module):
     model = hand_made(theirs, same=True)
     with jax.numpy_rank_promotion("allow"):
@@ -203,6 +204,7 @@ def test_what_is_no_network_is_refused(torch_stem: nn.Module):
         parity.compare_modules(model, model, x)
 
 
+@pytest.mark.slow
 def test_torchvisions_own_resnet_can_be_compared_with_the_twin():
     theirs = torchvision.models.resnet18(num_classes=CLASSES)
     state = parity.random_state(parity.entries(theirs), seed=2)

@@ -47,7 +47,10 @@ def _kernels(model: nnx.Module) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.usefixtures("form")
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "size",
+    [SIZES[0], *(pytest.param(s, marks=pytest.mark.slow) for s in SIZES[1:])],
+)
 def test_in_float64_the_engine_finds_it_equal(size: tuple[int, int]):
     x = images(WIDE, *size)
     with jax.enable_x64(True):
