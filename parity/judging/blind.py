@@ -40,6 +40,8 @@ def _of_inputs(x: np.ndarray) -> Iterator[str]:
     if x.size and (x == x.flat[0]).all():
         yield "the inputs are one value throughout: no place or channel is told apart"
         return
+    if x.ndim == 0:
+        return
     if len(x) == 1:
         yield "one input: what mixes up a batch, or its statistics, does not show"
     elif len(x) and (x == x[:1]).all():
