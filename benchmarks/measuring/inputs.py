@@ -149,7 +149,7 @@ def reference(
 
     from parity.judging.distance import deviation
     from parity.running.nudge import NUDGE
-    from parity.running.torch_runs import nudge
+    from parity.running.torch_copies import nudge
     from parity.weights import torch_state
     from parity.weights.twins import build
     from resnet_torch.optim import create_optimizer, train_step

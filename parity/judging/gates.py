@@ -17,13 +17,22 @@ from typing import Any
 import numpy as np
 
 from parity.judging import tolerances
-from parity.judging.distance import Deviation, deviation, ratio
+from parity.judging.distance import Deviation, deviation
 from parity.judging.evidence import Evidence, Phase, Run
-from parity.judging.isolation import Deviations, Isolation
-from parity.judging.kinks import Kink
 from parity.judging.report import GateResult, Row, share_used
+from parity.judging.rows import (
+    counted,
+    each_symmetric,
+    exact,
+    figures_of,
+    in_one_dtype,
+    not_handed,
+    side,
+    symmetric,
+    unmatched,
+)
 from parity.running.objective import has_classes
-from parity.running.taps import NOTED, OUTPUT, ModuleError, Quantity, call_of, path_of
+from parity.running.taps import NOTED, OUTPUT, ModuleError, Quantity
 from parity.weights.digest import differing_bits
 from parity.weights.names import COUNTER
 
@@ -101,12 +110,12 @@ def algebra(evidence: Evidence, gate: Gate) -> GateResult:
     rows = []
     for quantity, found in _both(phase, run):
         if found is None:
-            rows.append(_unmatched(evidence, phase, run, quantity))
+            rows.append(unmatched(evidence, phase, run, quantity))
         else:
-            rows.append(_exact(quantity, found, phase.growth(quantity)[0]))
+            rows.append(exact(quantity, found, phase.growth(quantity)[0]))
     if gate.training:  # the reference has followed it there: was it rounding?
         rows += (
-            _side(evidence, tap, {"Flax": kink}, "float64")
+            side(evidence, tap, {"Flax": kink}, "float64")
             for tap, kink in run.kinks.items()
         )
     rows = _listed(evidence, gate, rows)
@@ -124,13 +133,13 @@ def arithmetic(evidence: Evidence, gate: Gate) -> GateResult:
     for quantity, flax in _both(phase, run):
         torch = phase.torch_run.deviations.get(quantity)
         if torch is None or flax is None:
-            rows.append(_unmatched(evidence, phase, run, quantity))
+            rows.append(unmatched(evidence, phase, run, quantity))
         else:
             growth = phase.growth(quantity)
             size = phase.reference.values[quantity].size
-            row = _symmetric(evidence, quantity, torch, flax, size, growth)
+            row = symmetric(evidence, quantity, torch, flax, size, growth)
             if quantity.kind == "output":
-                row = _in_one_dtype(row, phase.torch_run, run)
+                row = in_one_dtype(row, phase.torch_run, run)
             rows.append(row)
     rows = _listed(evidence, gate, rows)
     what = f"{evidence.arithmetic}, " + (
@@ -153,16 +162,16 @@ def modules(evidence: Evidence, gate: Gate) -> GateResult:
             continue
         if (alone := isolated.found.get(tap)) is None:
             continue
-        found = {name: _counted(evidence, by) for name, by in alone.items()}
+        found = {name: counted(evidence, by) for name, by in alone.items()}
         if gate.float64:
             judged = [
-                _exact(quantity, flax, isolated.growth(quantity, tap)[0])
+                exact(quantity, flax, isolated.growth(quantity, tap)[0])
                 if flax
-                else _not_handed(quantity, "Flax")
+                else not_handed(quantity, "Flax")
                 for quantity, flax in found["flax in float64"].items()
             ]
         else:
-            judged = list(_each_symmetric(evidence, isolated, tap, found))
+            judged = list(each_symmetric(evidence, isolated, tap, found))
         worst = max(judged, key=share_used)
         about = " ".join((worst.kind, "" if worst.name == tap else worst.name)).strip()
         note = "" if worst.ok else f"{about} {worst.note}".rstrip()
@@ -189,7 +198,7 @@ def ceilings(evidence: Evidence, gate: Gate) -> GateResult:
             ok = found.finite and found.l2 <= limit
             row = Row(
                 *(quantity.name, ok, quantity.kind, found.l2, limit, f"in {name}"),
-                {**_figures(found), "growth": growth},
+                {**figures_of(found), "growth": growth},
             )
             worst[row.kind] = max(worst.get(row.kind, row), row, key=share_used)
         rows += worst.values()
@@ -209,7 +218,7 @@ def kinks(evidence: Evidence, gate: Gate) -> GateResult:
     rows = []
     for tap in phase.reference.kinks.taps:
         found = {name: run.kinks[tap] for name, run in runs.items() if tap in run.kinks}
-        rows.append(_side(evidence, tap, found, evidence.arithmetic))
+        rows.append(side(evidence, tap, found, evidence.arithmetic))
     what = "sides of kinks"
     if not rows:
         return gate.result(what, (), "torch has no rectifiers and no max pools")
@@ -373,155 +382,3 @@ def _both(phase: Phase, run: Run) -> Iterator[tuple[Quantity, Deviation | None]]
     for quantity in run.deviations:
         if quantity not in phase.reference.values:
             yield quantity, None
-
-
-def _side(evidence: Evidence, tap: str, found: Mapping[str, Kink], dtype: str) -> Row:
-    size = max((kink.size for kink in found.values()), default=0.0)
-    quantity = Quantity("output", call_of(tap))
-    _, growth = evidence.training.reference.growth(quantity)
-    limit = tolerances.ceiling(dtype, growth)
-    notes = [
-        f"kink, {kink.units} unit{'s' * (kink.units > 1)} in {name}"
-        for name, kink in found.items()
-    ]
-    return Row(tap, size <= limit, "", size, limit, ", ".join(notes))
-
-
-def _exact(quantity: Quantity, found: Deviation, growth: float) -> Row:
-    kind = quantity.kind.removesuffix(" at ties")
-    kind = "output" if kind == "result" else kind
-    limit = tolerances.algebra_limit(kind, growth)
-    ok = found.finite and found.l2 <= limit
-    return Row(
-        *(quantity.name, ok, quantity.kind, found.l2, limit, _note(found)),
-        _figures(found),
-    )
-
-
-def _symmetric(
-    evidence: Evidence,
-    quantity: Quantity,
-    torch: Deviation,
-    flax: Deviation,
-    size: int,
-    growth: tuple[float, float],
-) -> Row:
-    dtype = evidence.arithmetic
-    k = tolerances.arithmetic_factor(dtype, size)
-    floor, floor_max = (tolerances.arithmetic_floor(dtype, by) for by in growth)
-    # Both ways: a twin that is wrong only in this dtype may be either.
-    limits = [
-        (a.l2, k * max(b.l2, floor), a.max, 2 * k * max(b.max, floor_max))
-        for a, b in ((flax, torch), (torch, flax))
-    ]
-    uses = [(l2 / by_l2, most / by_max) for l2, by_l2, most, by_max in limits]
-    use = max(map(max, uses))
-    twin = 0 if max(uses[0]) == use else 1
-    norm = 0 if uses[twin][0] == use else 1
-    error, limit = limits[twin][2 * norm : 2 * norm + 2]
-    ok = torch.finite and flax.finite and use <= 1
-    where = ("", f"in torch{', its largest value' * norm}")[twin]
-    return Row(
-        quantity.name,
-        ok=ok,
-        kind=quantity.kind,
-        error=error,
-        limit=limit,
-        note=_note(flax) or _note(torch) or ("" if ok else where),
-        figures={
-            "torch": _figures(torch),
-            "flax": _figures(flax),
-            "ratio": ratio(flax.l2, torch.l2),
-            "use": use,
-        },
-    )
-
-
-def _in_one_dtype(row: Row, torch_run: Run, flax_run: Run) -> Row:
-    ours, theirs = torch_run.dtypes[row.name], flax_run.dtypes[row.name]
-    if ours == theirs or "float" not in ours + theirs:  # JAX has narrower integers
-        return row
-    return replace(row, ok=False, note=f"is {theirs} in Flax, {ours} in torch")
-
-
-def _each_symmetric(
-    evidence: Evidence, isolated: Isolation, tap: str, found: Mapping[str, Deviations]
-) -> Iterator[Row]:
-    for quantity in {**found["flax"], **found["torch"]}:
-        flax, torch = (found[name].get(quantity) for name in ("flax", "torch"))
-        if torch is None or flax is None:
-            yield _not_handed(quantity, "torch" if torch is None else "Flax")
-        else:
-            size, growth = isolated.size(quantity), isolated.growth(quantity, tap)
-            yield _symmetric(evidence, quantity, torch, flax, size, growth)
-            if evidence.arithmetic in tolerances.HALVES:
-                channels = isolated.reference.shapes[tap][1:2] or (1,)
-                by = flax.scale - torch.scale
-                limit = tolerances.scale_limit(evidence.arithmetic, *channels)
-                note = f"larger in Flax by a factor of {1 + by:.4f}"
-                yield Row(
-                    *(quantity.name, abs(by) <= limit, quantity.kind, abs(by), limit),
-                    *(note, {"scale": by}),
-                )
-
-
-def _counted(evidence: Evidence, found: Deviations) -> Deviations:
-    if evidence.counts_batches:
-        return found
-    return {q: d for q, d in found.items() if q.name.rpartition(".")[2] != COUNTER}
-
-
-def _not_handed(quantity: Quantity, where: str) -> Row:
-    note = f"is missing, or has another shape, in {where}"
-    if quantity.kind == "input":
-        note = f"is handed nothing, or another shape, in {where}"
-    elif quantity.kind == "state":
-        note = "the run changes it in one network only"
-    return Row(quantity.name, False, quantity.kind, float("inf"), note=note)
-
-
-def _unmatched(evidence: Evidence, phase: Phase, run: Run, quantity: Quantity) -> Row:
-    kind, tap = quantity
-    ours = quantity in phase.reference.values
-    if ours and quantity in run.deviations:
-        note = "has another shape in Flax"
-        return Row(tap, False, kind, float("inf"), note=note)
-    where = "torch" if ours else "Flax"
-    if path_of(tap) in run.uneven and kind in ("output", "gradient"):
-        note = "is called another number of times in Flax, not compared"
-        return Row(tap, True, kind, note=note)
-    if kind == "state":
-        return Row(
-            tap, False, kind, float("inf"), note=f"the run changes it in {where}"
-        )
-    # Where both have its entries they are compared, and it may do without a call.
-    holders = [
-        any(name.rpartition(".")[0] == path_of(tap) for name in state)
-        for state in evidence.states.values()
-    ]
-    learns = any(holders) and not all(holders)
-    counts = evidence.counts_batches or not tap.endswith(COUNTER)
-    state = kind in ("parameter gradient", "statistic") and counts
-    whole = not path_of(tap) or kind in ("result", "input gradient")
-    if (learns and not phase.of_function) or whole or state:
-        return Row(tap, False, kind, float("inf"), note=f"is in {where} only")
-    # An activation, an empty place or a container under another name, as in timm's
-    # networks. What it does is judged where its result arrives: at the next layer.
-    return Row(tap, True, kind, note=f"is in {where} only, not compared")
-
-
-def _note(found: Deviation) -> str:
-    return "" if found.finite else "not finite"
-
-
-def _figures(found: Deviation) -> dict[str, Any]:
-    return {
-        "l2": found.l2,
-        "max": found.max,
-        "scale": found.scale,
-        "p50": found.p50,
-        "p99": found.p99,
-        "worst": list(found.worst),
-        "value": found.value,
-        "expected": found.expected,
-    }

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from parity.running import flax_experiments, flax_functions, flax_runs
+from parity.running import flax_copies, flax_experiments, flax_functions, flax_runs
 from parity.running.experiments import Experiment
 from parity.running.flax_programs import Program
 from parity.running.layouts import Layouts
@@ -55,7 +55,7 @@ class FlaxNetwork:
     @property
     def random(self) -> dict[str, float]:
         """Lists what drops at random in training mode: path → rate."""
-        return flax_runs.random(self._model, aliases=self._names.aliases)
+        return flax_copies.random(self._model, aliases=self._names.aliases)
 
     def has(self, method: str) -> bool:
         """Whether it has a method of this name."""
@@ -122,7 +122,7 @@ class FlaxNetwork:
         Args:
             shapes: of torch's quantities.
             seen: what was noted of its own run.
-            fixed: see :func:`parity.running.flax_runs.duplicate`.
+            fixed: see :func:`parity.running.flax_copies.duplicate`.
             training: in training mode.
             float64: raised.
         """
@@ -131,7 +131,7 @@ class FlaxNetwork:
         return FlaxWorkbench(copy, _knowing(self._names, shapes), seen, dtype)
 
     def _copy(self, **how: Any) -> nnx.Module:
-        return flax_runs.duplicate(self._model, aliases=self._names.aliases, **how)
+        return flax_copies.duplicate(self._model, aliases=self._names.aliases, **how)
 
 
 def _knowing(names: Names, shapes: Shapes) -> Names:

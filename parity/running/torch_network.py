@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from parity.running import torch_experiments, torch_runs
+from parity.running import torch_copies, torch_experiments, torch_runs
 from parity.running.experiments import Experiment
 from parity.running.nudge import nudged
 from parity.running.objective import Objective
@@ -81,13 +81,12 @@ class TorchNetwork:
     @property
     def fixed(self) -> set[str]:
         """The modules that stay in evaluation mode."""
-        return {path for path, _ in torch_runs.fixed_modules(self._model)}
+        return {path for path, _ in torch_copies.fixed_modules(self._model)}
 
     @property
     def random(self) -> dict[str, float]:
         """Lists what drops at random in training mode: path → rate."""
-        found = torch_runs.rates(self._model)
-        return {path: getattr(module, attribute) for path, module, attribute in found}
+        return torch_copies.random(self._model)
 
     def has(self, method: str) -> bool:
         """Whether it has a method of this name."""
@@ -136,7 +135,7 @@ class TorchNetwork:
                 for name, array in inputs.items()
             }
         if nudge is not None:
-            inputs = torch_runs.nudge(model, inputs, nudge)
+            inputs = torch_copies.nudge(model, inputs, nudge)
         return model, inputs
 
     def learn(
@@ -151,7 +150,7 @@ class TorchNetwork:
         """Trains a copy in float64."""
         model = self._copy(training=True, float64=True)
         if nudge is not None:
-            torch_runs.nudge(model, {}, nudge)
+            torch_copies.nudge(model, {}, nudge)
             batches = [Batch(nudged(b.images, nudge), b.labels) for b in batches]
         steps = torch_runs.learn(
             *(model, batches, config),
@@ -168,11 +167,11 @@ class TorchNetwork:
     def workbench(self, *, training: bool, float64: bool) -> TorchWorkbench:
         """Makes a copy for many experiments."""
         copy = self._copy(training=training, float64=float64)
-        torch_runs.unfreeze(copy)
+        torch_copies.unfreeze(copy)
         return TorchWorkbench(copy, torch.float64 if float64 else torch.float32)
 
     def _copy(self, **how: Any) -> nn.Module:
-        return torch_runs.duplicate(self._model, **how)
+        return torch_copies.duplicate(self._model, **how)
 
 
 class TorchWorkbench:

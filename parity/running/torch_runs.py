@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
@@ -15,7 +14,6 @@ from torch.utils._pytree import tree_map_only
 
 import resnet_torch.optim
 from parity.running.folds import Folding
-from parity.running.nudge import moved, nudged
 from parity.running.objective import Objective
 from parity.running.taps import (
     INPUT,
@@ -34,6 +32,7 @@ from parity.running.taps import (
     parts,
     results,
 )
+from parity.running.torch_copies import unfreeze
 from parity.running.torch_watching import watched
 from parity.weights.names import Shape
 from parity.weights.torch_state import to_numpy, to_torch
@@ -357,104 +356,6 @@ def value_of(x: Tensor) -> np.ndarray:
 
 def _last(value: Any) -> int | None:
     return value[-1] if isinstance(value, tuple) else value
-
-
-def duplicate(
-    model: nn.Module, *, training: bool = False, float64: bool = False
-) -> nn.Module:
-    """Returns a copy in training or evaluation mode, raised to float64 where asked.
-
-    What is in evaluation mode although a module beside it is in training mode has been
-    put so, and stays so.
-
-    Raises:
-        ModuleError: it cannot be copied.
-    """
-    fixed = [path for path, _ in fixed_modules(model)]
-    with blamed():
-        twin = _copied(model).train(training)
-    for path in fixed:
-        twin.get_submodule(path).eval()
-    if training:  # what is random cannot be compared; the gates say so
-        for _, module, attribute in list(rates(twin)):
-            setattr(module, attribute, 0.0)
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        for hook in (ours._backward_hooks or {}).values():  # no copy has its tensors'
-            theirs.register_hook(hook)
-    return twin.double() if float64 else twin
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    memo = _detached(model)
-    try:
-        return copy.deepcopy(model, dict(memo))
-    except Exception:
-        # It holds what cannot be copied, as locks and files: both have that.
-        for module in model.modules():
-            for value in vars(module).values():
-                try:
-                    copy.deepcopy(value, dict(memo))
-                except Exception:
-                    if not isinstance(value, dict) or value is not module._modules:
-                        memo[id(value)] = value
-        return copy.deepcopy(model, memo)
-
-
-def _detached(model: nn.Module) -> dict[int, Any]:
-    """Returns what a copy shall have for tensors that a graph hangs on."""
-    return {
-        id(tensor): tensor.detach().clone()
-        for module in model.modules()
-        for _, tensor in parts(vars(module), Tensor, "")
-        if tensor.grad_fn is not None
-    }
-
-
-def fixed_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yields what is in evaluation mode beside a module in training mode."""
-    for path, parent in model.named_modules():
-        found = dict(parent.named_children())
-        if parent.training and any(child.training for child in found.values()):
-            for name, child in found.items():
-                if not child.training:
-                    yield f"{path}.{name}" if path else name, child
-
-
-def rates(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Yields what drops at random in training mode: path, module and its attribute."""
-    for path, module in model.named_modules():
-        for name, attribute in DROPPING.items():
-            kinds = {cls.__name__ for cls in type(module).__mro__}
-            rate = getattr(module, attribute, None)
-            if name in kinds and isinstance(rate, float | int) and rate:
-                yield path, module, attribute
-
-
-DROPPING = {
-    "_DropoutNd": "p",
-    "StochasticDepth": "p",
-    "DropPath": "drop_prob",
-    "MultiheadAttention": "dropout",
-    "RNNBase": "dropout",
-}
-"""Class → attribute with the share that it drops; torch's, torchvision's and timm's."""
-
-
-def unfreeze(model: nn.Module) -> None:
-    """Lets every parameter have a gradient."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-
-
-def nudge(model: nn.Module, inputs: Any, draw: int) -> Any:
-    """Moves the state of a float64 model, and inputs, by about one roundoff."""
-    with torch.no_grad():
-        for tensor in [*model.parameters(), *model.buffers()]:
-            if tensor.is_floating_point():
-                tensor.copy_(torch.from_numpy(nudged(to_numpy(tensor), draw)))
-    if not isinstance(inputs, Mapping):
-        return nudged(inputs, draw)
-    return {name: moved(array, draw) for name, array in inputs.items()}
 
 
 def place(model: nn.Module) -> tuple[torch.device, torch.dtype | None]:

@@ -468,7 +468,9 @@ def test_a_layout_that_shapes_do_not_tell_is_said():
 
     def function(x: jax.Array) -> jax.Array:  # (n, l, c)
         padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
-        return sum((padded[:, i : i + 4] @ kernel[i] for i in range(3)), bias)
+        return sum(
+            (padded[:, i : i + 4] @ kernel[i] for i in range(3)), jnp.array(bias)
+        )
 
     x = np.random.default_rng(0).standard_normal((3, 4, 4)).astype(np.float32)
     gates = ("G1", "G2")

@@ -19,7 +19,7 @@ from parity.images import random_images
 from parity.judging import steps
 from parity.judging.distance import deviation
 from parity.judging.kinks import Kinks
-from parity.running import torch_runs
+from parity.running import torch_copies
 from parity.running.taps import Batch
 from resnet_spec import OptimizerConfig, ResNetConfig, Schedule
 from tests.support.networks import TINY, TINY_BOTTLENECK, flax_like, random_torch
@@ -176,7 +176,7 @@ def _at_the_kink() -> tuple[torch.nn.Module, np.ndarray]:
         found["y"] = y.detach().numpy().copy()
 
     for _ in range(2):  # the second time for what the first one's rounding left
-        copy = torch_runs.duplicate(model, training=True, float64=True)
+        copy = torch_copies.duplicate(model, training=True, float64=True)
         copy.get_submodule("layer1.0.bn1").register_forward_hook(keep)
         copy(torch.from_numpy(images).double())
         with torch.no_grad():  # unit (0, 0) of every channel becomes nearly 0
