@@ -164,8 +164,13 @@ def _wait(started: Mapping[str, subprocess.Popen[bytes]], limit: float) -> dict:
 
 
 def _environment(own: Mapping[str, str]) -> dict[str, str]:
-    # Several processes share the device: none may take three quarters of its memory.
-    return {**own, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONPATH": str(ROOT)}
+    return {
+        **own,
+        # Several processes share the device; one alone would take most of its memory.
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "RESNET_TWINS_TESTS": "all",  # its compiler shall optimise as users' does
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 if __name__ == "__main__":

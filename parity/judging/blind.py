@@ -54,27 +54,23 @@ def _of_inputs(x: np.ndarray) -> Iterator[str]:
 
 def _of_state(state: Mapping[str, np.ndarray]) -> Iterator[str]:
     norms = [n.removesuffix("running_var") for n in state if n.endswith("running_var")]
-    fresh = [
-        leaf
-        for leaf, value in _DEFAULTS.items()
-        if norms and all(_is(state.get(norm + leaf), value) for norm in norms)
-    ]
+    fresh = []
+    for leaf, value in _DEFAULTS.items():
+        found = [state[norm + leaf] for norm in norms if norm + leaf in state]
+        if found and all((array == value).all() for array in found):
+            fresh.append(leaf)
     if fresh:
         yield (
             f"every norm's {', '.join(fresh)} {'are' if len(fresh) > 1 else 'is'} as "
             "created: left out, or taken for another, it does not show"
         )
-    zero = [n for n, v in state.items() if n.endswith("weight") and _is(v, 0.0)]
+    zero = [n for n, v in state.items() if n.endswith("weight") and not v.any()]
     if zero:
         more = f" and {len(zero) - 3} more" if len(zero) > 3 else ""
         yield (
             f"{', '.join(zero[:3])}{more} is zero throughout: what comes before it "
             "does not show"
         )
-
-
-def _is(array: np.ndarray | None, value: float) -> bool:
-    return array is None or bool((array == value).all())
 
 
 def _of_activations(evidence: Evidence, phase: Phase) -> Iterator[str]:

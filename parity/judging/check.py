@@ -131,7 +131,8 @@ def compare_modules(
             shapes tell maps with channels last from others.
         rtol: pattern of names → relative error (2-norm) that is granted instead of the
             gate's own limit, in float64 too. The report says where.
-        skip: pattern or patterns of names that no gate judges. The report says which.
+        skip: pattern or patterns of names that no gate judges. The report says which,
+            and ``report.hidden`` which pattern is no name.
         gates: see :func:`check`.
         seed: see :func:`check`.
         precision: see :func:`check`.
@@ -188,7 +189,8 @@ def compare_modules(
         **({"layouts": dict(layouts)} if layouts else {}),
         **environment(),
     }
-    return Report(tuple(results), shapes, setting, tuple(hidden))
+    hidden = (*wish.vain(results), *hidden)
+    return Report(tuple(results), shapes, setting, hidden)
 
 
 def _batches(inputs: Any) -> list[Any]:

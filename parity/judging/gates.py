@@ -114,10 +114,11 @@ def algebra(evidence: Evidence, gate: Gate) -> GateResult:
         else:
             rows.append(exact(quantity, found, phase.growth(quantity)[0]))
     if gate.training:  # the reference has followed it there: was it rounding?
-        rows += (
+        sides = (
             side(evidence, tap, {"Flax": kink}, "float64")
             for tap, kink in run.kinks.items()
         )
+        rows += (row for row in sides if not row.ok)
     rows = _listed(evidence, gate, rows)
     what = (
         "float64, gradients and statistics" if gate.training else "float64, every tap"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -49,6 +49,16 @@ class Wish:
                 )
         return row
 
+    def vain(self, results: Iterable[GateResult]) -> list[str]:
+        """Lists in a line each what was asked for and concerns nothing."""
+        names = {row.name for result in results for row in result.rows}
+        return [
+            f"{pattern!r}, as asked for by {what}, is no name here: it changes nothing"
+            for what, patterns in (("rtol", self.rtol), ("skip", self.skip))
+            for pattern in patterns
+            if not any(fnmatchcase(name, pattern) for name in names)
+        ]
+
     def setting(self) -> dict[str, Any]:
         """Returns them for the report, if there are any."""
         wishes = {"rtol": dict(self.rtol), "skip": list(self.skip)}
@@ -63,7 +73,8 @@ def together(results: Sequence[GateResult]) -> GateResult:
     worst: dict[tuple[str, str], Row] = {}
     for number, result in enumerate(results, start=1):
         for row in result.rows:
-            key = (row.name, row.kind)
+            # Of a module alone a row says the worst, which may be of another kind.
+            key = (row.name, "" if result.isolated else row.kind)
             note = f"{row.note} in batch {number}".strip() if not row.ok else row.note
             said = replace(row, note=note)
             worst[key] = max(worst.get(key, said), said, key=share_used)

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import parity
 from parity.images import random_images
@@ -36,14 +37,16 @@ def _nudge(state: dict[str, np.ndarray]) -> None:
     weight[3, 2, 1, 0] = np.nextafter(weight[3, 2, 1, 0], np.float32(9))
 
 
-def _report(change=None) -> parity.Report:
-    model = random_torch(TINY)
+def _report(
+    change=None, *, gates: Sequence[str] = GATES, dtype: str = "float32"
+) -> parity.Report:
+    model = random_torch(TINY).to(getattr(torch, dtype))
     if change is not None:
         state = parity.state_dict(model)
         change(state)
         parity.load_state_dict(model, state)
     images = random_images((2, 3, 48, 64), seed=1)
-    return parity.check(model, flax_like(model), images, gates=GATES)
+    return parity.check(model, flax_like(model, dtype), images, gates=gates)
 
 
 @pytest.fixture(scope="module")
@@ -168,15 +171,18 @@ def test_on_another_machine_a_row_that_no_check_would_write_is_seen(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_other_threads_and_instructions_confirm_a_certificate(
-    tmp_path: Path, report: parity.Report
+    tmp_path: Path, dtype: str
 ):
     code = (
         "import sys; from pathlib import Path\n"
         "import torch; torch.set_num_threads(2)\n"
-        "from tests.reports import test_certificate as t\n"
+        "from parity import GATES\n"
         "from parity.reports.certificate import to_certificate\n"
-        "Path(sys.argv[1]).write_text(to_certificate(t._report(), t.RECIPE))\n"
+        "from tests.reports.test_certificate import RECIPE, _report\n"
+        "report = _report(gates=GATES, dtype=sys.argv[2])\n"
+        "Path(sys.argv[1]).write_text(to_certificate(report, RECIPE))\n"
     )
     written = tmp_path / "elsewhere.json"
     elder = {
@@ -184,12 +190,12 @@ def test_other_threads_and_instructions_confirm_a_certificate(
         "ATEN_CPU_CAPABILITY": "default",
         "ONEDNN_MAX_CPU_ISA": "SSE41",
     }
-    subprocess.run(
-        [sys.executable, "-c", code, str(written)], env=os.environ | elder, check=True
-    )
+    arguments = [sys.executable, "-c", code, str(written), dtype]
+    subprocess.run(arguments, env=os.environ | elder, check=True)
     certificate = read_certificate(written)
-    assert "cpu_capability" in elsewhere(certificate, report)[0]
-    assert differences(certificate, report) == []
+    here = _report(gates=parity.GATES, dtype=dtype)
+    assert "cpu_capability" in elsewhere(certificate, here)[0]
+    assert differences(certificate, here) == []
 
 
 @pytest.mark.parametrize(
