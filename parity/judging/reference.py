@@ -12,7 +12,12 @@ import numpy as np
 
 from parity.judging.distance import Deviation, deviation, ratio
 from parity.judging.kinks import Kinks
-from parity.judging.tolerances import GROWTH_MOST, growth_of_product, growth_of_sum
+from parity.judging.tolerances import (
+    GROWTH_MOST,
+    UNIT_ROUNDOFF,
+    growth_of_product,
+    growth_of_sum,
+)
 from parity.running.nudge import NUDGE
 from parity.running.objective import Objective
 from parity.running.pair import Pair
@@ -172,6 +177,8 @@ class Reference:
 
         A partial sum is as large as a random walk's, and as what the means of its terms
         add up to over an image: these have one sign there, another in the next image.
+        Where most terms are tiny, roundings do not average out: what is lost of the
+        gradient by a serial sum in float32, times the mean of the input, may be more.
         """
         found = {}
         for name, shape in self._state.items():
@@ -198,7 +205,10 @@ class Reference:
                 sqrt(partial * prod(shape[2:])), np.linalg.norm(self.values[quantity])
             )
             by_length = growth_of_product(len(x) * positions)
-            found[quantity] = min(by_length * cancels, GROWTH_MOST)
+            lost = _lost_in_series(gradient, x, groups) * sqrt(prod(shape[2:]))
+            lost = ratio(lost, np.linalg.norm(self.values[quantity]))
+            own = max(by_length * cancels, lost / UNIT_ROUNDOFF["float32"])
+            found[quantity] = min(own, GROWTH_MOST)
         return found
 
     @property
@@ -323,6 +333,21 @@ def _run(
     return pair.training(
         images, objective, visit, branch=branch, float64=True, nudge=nudge
     )
+
+
+def _lost_in_series(gradient: np.ndarray, x: np.ndarray, groups: int) -> float:
+    """Returns the 2-norm of what float32 loses of a sum of gradient times input's mean.
+
+    Args:
+        gradient: by the output, (n, o, ...).
+        x: the input, (n, i, ...).
+        groups: of channels.
+    """
+    terms = gradient.swapaxes(0, 1).reshape(gradient.shape[1], -1).astype(np.float32)
+    lost = terms.cumsum(1, dtype=np.float32)[:, -1] - terms.sum(1, dtype=np.float64)
+    means = x.mean(tuple(axis for axis in range(x.ndim) if axis != 1))
+    by_group = (np.square(v).reshape(groups, -1).sum(1) for v in (lost, means))
+    return float(sqrt(np.prod([*by_group], axis=0).sum()))
 
 
 def grown(moved: Deviation | None, before: Growth | None) -> Growth:

@@ -43,11 +43,8 @@ class Layouts:
             shape: that it has in JAX, if it is known.
         """
         choices = self._choices(name, array.ndim)
-        for axes in choices:
-            back = np.argsort(axes)
-            if shape is None or tuple(array.shape[i] for i in back) == shape:
-                return array.transpose(back)
-        return array.transpose(np.argsort(choices[0]))
+        axes = choices[0] if shape is None else _fitting(choices, shape, array.shape)
+        return array.transpose(np.argsort(axes))
 
     def axes(self, quantity: Quantity, shape: Shape) -> Axes:
         """Returns which axes of JAX torch's are.
@@ -58,10 +55,7 @@ class Layouts:
         """
         choices = self._choices(quantity.name, len(shape))
         expected = self.shapes.get(_like(quantity))
-        for axes in choices:
-            if tuple(shape[i] for i in axes) == expected:
-                return axes
-        return choices[0]
+        return choices[0] if expected is None else _fitting(choices, shape, expected)
 
     def _choices(self, name: str, rank: int) -> list[Axes]:
         for pattern, layout in self.given.items():
@@ -88,6 +82,20 @@ def require(given: Mapping[str, str]) -> None:
                 f"the layout of {pattern} is {layout!r}; expected the same axes twice, "
                 'JAX\'s first, as "nhwc->nchw"'
             )
+
+
+def _fitting(choices: list[Axes], ours: Shape, torchs: Shape) -> Axes:
+    """Returns the first choice that makes one shape of the other, or the first.
+
+    Where the channels fit, height and width that do not are a fault, and no layout.
+    """
+    first, *others = choices
+    if len(ours) == len(torchs) > 3 and ours[first[1]] == torchs[1]:
+        others = []
+    for axes in (first, *others):
+        if tuple(ours[i] for i in axes) == torchs:
+            return axes
+    return first
 
 
 def _like(quantity: Quantity) -> Quantity:

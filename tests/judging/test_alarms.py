@@ -15,7 +15,7 @@ import parity
 import resnet_torch
 from parity.images import random_images
 from parity.judging.distance import deviation
-from parity.judging.reference import Reference, reference_of
+from parity.judging.reference import Reference, _lost_in_series, reference_of
 from parity.judging.tolerances import arithmetic_floor, growth_of_product
 from parity.running.objective import loss_scale, objective_for
 from parity.running.pair import pair_of
@@ -122,6 +122,20 @@ def trained_at_size(seed: int, batch: int, threads: int, kind: str) -> parity.Re
         return parity.check(model, flax_like(model), images, gates=gates, seed=seed)
     finally:
         torch.set_num_threads(before)
+
+
+def test_what_a_serial_sum_loses_where_most_terms_are_tiny_is_measured():
+    # As a batch norm's gradient behind a max pool: two thirds are next to nothing.
+    rng = np.random.default_rng(0)
+    gradient = rng.standard_normal((1, 8, 300, 300)) * 1e-4
+    gradient[:, :, rng.random((300, 300)) < 0.7] *= 1e-3
+    gradient[:, :, :150] += 1e-4
+    gradient -= gradient.mean((2, 3), keepdims=True)
+    x = np.full((1, 1, 300, 300), 0.5)
+    terms = (gradient[0] * x[0]).reshape(8, -1).astype(np.float32)
+    sums = terms.cumsum(1, dtype=np.float32)[:, -1]
+    lost = np.linalg.norm(sums - terms.sum(1, dtype=np.float64))
+    assert lost / 2 < _lost_in_series(gradient, x, 1) < lost * 2
 
 
 def test_large_maps_raise_no_alarm():

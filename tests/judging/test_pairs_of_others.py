@@ -23,6 +23,8 @@ from torch.nn import functional
 import parity
 from parity.images import random_images
 from parity.judging.kinks import Kinks
+from parity.running.layouts import Layouts
+from parity.running.taps import Quantity
 from parity.weights.flax_state import own_variables
 from parity.weights.names import to_flax, torch_name
 from tests.support.networks import TINY, flax_like, random_torch
@@ -481,3 +483,13 @@ def test_a_layout_that_shapes_do_not_tell_is_said():
     assert not parity.compare_modules(model, function, x, gates=gates).ok
     with pytest.raises(ValueError, match="nlc"):
         parity.compare_modules(model, function, x, layouts={"input": "nlc"})
+
+
+def test_a_height_and_width_that_are_mixed_up_are_no_layout():
+    quantity = Quantity("output", "bn1")
+    layouts = Layouts(shapes={quantity: (2, 6, 8, 6)})
+    assert layouts.axes(quantity, (2, 6, 8, 6)) == (0, 3, 1, 2)  # (n, w, h, c)
+    given = layouts.to_jax("bn1", np.zeros((2, 6, 8, 6)), (2, 6, 8, 6))
+    assert given.shape == (2, 8, 6, 6)
+    attention = Layouts(shapes={quantity: (2, 3, 5, 5)})
+    assert attention.axes(quantity, (2, 3, 5, 5)) == (0, 1, 2, 3)
