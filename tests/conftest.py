@@ -118,3 +118,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if any(case in item.name for case in LEFT):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+def pytest_runtest_setup() -> None:
+    """Draws the same weights for a test whichever run before it."""
+    torch.manual_seed(0)

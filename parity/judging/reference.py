@@ -43,6 +43,9 @@ ENOUGH = 2**22
 NOTHING = 1e-13
 """Of the largest parameter's gradient: less is what rounding leaves of nothing."""
 
+SHADES = 1.0, 1 + 1e-6, 1 + 3e-6
+"""What a serial sum loses hangs on its terms' last bits: these are tried as well."""
+
 Growth = tuple[float, float]
 """How many times larger than a rounding an error has grown: of e, and of m."""
 
@@ -173,43 +176,54 @@ class Reference:
 
     @cached_property
     def _sums(self) -> dict[Quantity, float]:
-        """The growth of roundings in the sums of kernels' gradients, by their length.
+        """The growth of roundings in the sums of parameters' gradients."""
+        own = {}
+        for name, shape in self._state.items():
+            quantity = Quantity("parameter gradient", name)
+            if quantity in self.values:
+                growth = self._sum_of_products if len(shape) > 1 else self._plain_sum
+                own[quantity] = min(growth(quantity, shape), GROWTH_MOST)
+        return own
+
+    def _plain_sum(self, quantity: Quantity, shape: Shape) -> float:
+        """A bias or a norm's weight, which on one thread torch sums serially."""
+        terms = self._summed(quantity, shape)
+        if terms is None:
+            return 0.0
+        lost = max(float(np.linalg.norm(_lost_in_series(terms * s))) for s in SHADES)
+        sizes = np.abs(terms).sum(1)
+        return ratio(lost, np.linalg.norm(sizes)) / UNIT_ROUNDOFF["float32"]
+
+    def _sum_of_products(self, quantity: Quantity, shape: Shape) -> float:
+        """A kernel's gradient, by the length of its sum.
 
         A partial sum is as large as a random walk's, and as what the means of its terms
         add up to over an image: these have one sign there, another in the next image.
         Where most terms are tiny, roundings do not average out: what is lost of the
         gradient by a serial sum in float32, times the mean of the input, may be more.
         """
-        found = {}
-        for name, shape in self._state.items():
-            path = name.rpartition(".")[0]
-            gradient = self.values.get(Quantity("gradient", path))
-            x = self.values.get(Quantity("input", path))
-            quantity = Quantity("parameter gradient", name)
-            if len(shape) < 2 or gradient is None or x is None or x.ndim < 2:
-                continue
-            if quantity not in self.values or x.shape[1] % shape[1]:
-                continue
-            groups = x.shape[1] // shape[1]
-            if gradient.shape[1] % groups:
-                continue
-            sizes = np.ones((len(x), groups))
-            means = np.ones((len(x), groups))
-            for factor in (gradient, x):
-                by_channel = factor.reshape(*sizes.shape, factor.shape[1] // groups, -1)
-                sizes *= np.square(by_channel).mean(3).sum(2)
-                means *= np.square(by_channel.mean(3)).sum(2)
-            positions = prod(gradient.shape[2:])
-            partial = (positions * sizes + positions**2 * means).sum()
-            cancels = ratio(
-                sqrt(partial * prod(shape[2:])), np.linalg.norm(self.values[quantity])
-            )
-            by_length = growth_of_product(len(x) * positions)
-            lost = _lost_in_series(gradient, x, groups) * sqrt(prod(shape[2:]))
-            lost = ratio(lost, np.linalg.norm(self.values[quantity]))
-            own = max(by_length * cancels, lost / UNIT_ROUNDOFF["float32"])
-            found[quantity] = min(own, GROWTH_MOST)
-        return found
+        path = quantity.name.rpartition(".")[0]
+        gradient = self.values.get(Quantity("gradient", path))
+        x = self.values.get(Quantity("input", path))
+        if gradient is None or x is None or x.ndim < 2 or x.shape[1] % shape[1]:
+            return 0.0
+        groups = x.shape[1] // shape[1]
+        if gradient.shape[1] % groups:
+            return 0.0
+        sizes = np.ones((len(x), groups))
+        means = np.ones((len(x), groups))
+        for factor in (gradient, x):
+            by_channel = factor.reshape(*sizes.shape, factor.shape[1] // groups, -1)
+            sizes *= np.square(by_channel).mean(3).sum(2)
+            means *= np.square(by_channel.mean(3)).sum(2)
+        positions = prod(gradient.shape[2:])
+        partial = (positions * sizes + positions**2 * means).sum()
+        window = sqrt(prod(shape[2:]))
+        size = np.linalg.norm(self.values[quantity])
+        cancels = ratio(sqrt(partial) * window, size)
+        by_length = growth_of_product(len(x) * positions)
+        lost = ratio(_lost_of_products(gradient, x, groups) * window, size)
+        return max(by_length * cancels, lost / UNIT_ROUNDOFF["float32"])
 
     @property
     def draws(self) -> range:
@@ -266,23 +280,28 @@ class Reference:
         largest = max(norms.values(), default=0.0)
         for quantity in of_parameters:
             shape = self.values[quantity].shape
-            path, _, leaf = quantity.name.rpartition(".")
-            by_output = self.values.get(Quantity("gradient", path))
-            axis = None if by_output is None else self._channels(path, by_output, shape)
-            if by_output is None or axis is None:
-                if norms[quantity] < NOTHING * largest:  # a key's bias in attention
-                    size = max(self.values[quantity].size, 1)
-                    found[quantity] = np.full(shape, largest / sqrt(size))
-                continue
-            terms = np.abs(by_output)
-            axes = tuple(other for other in range(terms.ndim) if other != axis)
-            if leaf == "weight":  # of a norm: each gradient times the normal value
-                x = self.values[Quantity("input", path)]
-                deviation = x.std(axes, keepdims=True)
-                centred = np.abs(x - x.mean(axes, keepdims=True))
-                terms *= centred / np.where(deviation > 0, deviation, 1)
-            found[quantity] = terms.sum(axes)
+            terms = self._summed(quantity, shape)
+            if terms is not None:
+                found[quantity] = np.abs(terms).sum(1)
+            elif norms[quantity] < NOTHING * largest:  # a key's bias in attention
+                size = max(self.values[quantity].size, 1)
+                found[quantity] = np.full(shape, largest / sqrt(size))
         return found
+
+    def _summed(self, quantity: Quantity, shape: Shape) -> np.ndarray | None:
+        """Returns what a parameter's gradient sums up: (channels, terms)."""
+        path, _, leaf = quantity.name.rpartition(".")
+        terms = self.values.get(Quantity("gradient", path))
+        axis = None if terms is None else self._channels(path, terms, shape)
+        if terms is None or axis is None:
+            return None
+        if leaf == "weight":  # of a norm: each gradient times the normal value
+            x = self.values[Quantity("input", path)]
+            axes = tuple(other for other in range(x.ndim) if other != axis)
+            deviation = x.std(axes, keepdims=True)
+            centred = x - x.mean(axes, keepdims=True)
+            terms = terms * centred / np.where(deviation > 0, deviation, 1)
+        return _by_channel(terms, axis)
 
     def _channels(self, path: str, by_output: np.ndarray, shape: Shape) -> int | None:
         """Returns the axis of an output that has a value of this parameter each."""
@@ -335,7 +354,18 @@ def _run(
     )
 
 
-def _lost_in_series(gradient: np.ndarray, x: np.ndarray, groups: int) -> float:
+def _by_channel(values: np.ndarray, axis: int) -> np.ndarray:
+    """Returns values as (channels, all else)."""
+    return values.swapaxes(0, axis).reshape(values.shape[axis], -1)
+
+
+def _lost_in_series(terms: np.ndarray) -> np.ndarray:
+    """Returns what a serial sum in float32 loses of terms (channels, n), by channel."""
+    terms = terms.astype(np.float32)
+    return terms.cumsum(1, dtype=np.float32)[:, -1] - terms.sum(1, dtype=np.float64)
+
+
+def _lost_of_products(gradient: np.ndarray, x: np.ndarray, groups: int) -> float:
     """Returns the 2-norm of what float32 loses of a sum of gradient times input's mean.
 
     Args:
@@ -343,8 +373,7 @@ def _lost_in_series(gradient: np.ndarray, x: np.ndarray, groups: int) -> float:
         x: the input, (n, i, ...).
         groups: of channels.
     """
-    terms = gradient.swapaxes(0, 1).reshape(gradient.shape[1], -1).astype(np.float32)
-    lost = terms.cumsum(1, dtype=np.float32)[:, -1] - terms.sum(1, dtype=np.float64)
+    lost = _lost_in_series(_by_channel(gradient, 1))
     means = x.mean(tuple(axis for axis in range(x.ndim) if axis != 1))
     by_group = (np.square(v).reshape(groups, -1).sum(1) for v in (lost, means))
     return float(sqrt(np.prod([*by_group], axis=0).sum()))

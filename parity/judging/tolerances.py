@@ -71,8 +71,8 @@ LARGE = 1000
 BLOCK = 64
 """Terms of a matrix product that cost no more than the rounding of its result."""
 
-SERIAL = 32
-"""Terms of a plain sum that do not."""
+SERIAL = 24
+"""Terms of a plain sum that do not: of equal ones each may lose half a roundoff."""
 
 
 def arithmetic_factor(dtype: str, size: int) -> float:

@@ -36,6 +36,7 @@ TRAINING = ("G2 training", "G2 training isolated")
 @pytest.fixture(autouse=True)
 def loose() -> Any:
     """Others' networks need not be strict."""
+    torch.manual_seed(0)
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
 
@@ -153,6 +154,19 @@ def test_a_gradient_where_torch_has_none_is_a_difference():
     found = compared(Theirs(_detached), Mine(_pooled))
     assert not found.ok
     assert "gradient" in found.verdict()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("seed", [189, 206])
+def test_a_serial_sum_of_equal_gradients_is_no_divergence(seed: int, threads: int):
+    torch.manual_seed(seed)  # one thread lost 20 roundoffs in adding 144 equal terms
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = compared(Theirs(_pooled), Mine(_pooled))
+    finally:
+        torch.set_num_threads(before)
+    assert found.ok, found.verdict()
 
 
 # --- what is random, and what raises --------------------------------------------------
