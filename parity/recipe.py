@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from parity.files.download import Progress
+from parity.files.selecting import Selection
 from parity.files.sources import Chosen, weights_for
 from parity.images import preprocess, random_images
 from parity.judging.check import check
@@ -54,6 +55,10 @@ def _is_size(value: object) -> bool:
 
 _TEXT = (_is_text, "a text")
 _MAYBE_TEXT = (lambda value: value is None or _is_text(value), "a text or nothing")
+_TEXTS = (
+    lambda value: isinstance(value, list | tuple) and all(map(_is_text, value)),
+    "a list of texts",
+)
 _FLAG = (_is_flag, "true or false")
 _COUNT = (_is_count, "an integer, 0 or more")
 _FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
@@ -61,6 +66,10 @@ _FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "overrides": (lambda value: isinstance(value, dict), "settings by name"),
     "weights": _TEXT,
     "key": _MAYBE_TEXT,
+    "prefix": _MAYBE_TEXT,
+    "ignore": _TEXTS,
+    "rename": _TEXTS,
+    "dialect": _MAYBE_TEXT,
     "allow_nonfinite": _FLAG,
     "image": _MAYBE_TEXT,
     "size": (lambda v: v is None or _is_size(v), "two positive integers, or nothing"),
@@ -78,6 +87,10 @@ _FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
 """What every field of a recipe may be, and that in words."""
 
 
+_NEWER = ("prefix", "ignore", "rename", "dialect")
+"""Fields that a certificate of an earlier version lacks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What a check of both twins is made of.
@@ -86,7 +99,12 @@ class Recipe:
         name: a network of the table.
         overrides: settings that differ from the table's.
         weights: ``"random"``, published weights, or a file.
-        key: entry of a file that has several states.
+        key: entry of a file that has several states; this and the next four as in
+            :func:`parity.load`.
+        prefix: of the names that are meant.
+        ignore: patterns of names that are left out.
+        rename: rules for names that no dialect knows.
+        dialect: whose names the file has.
         allow_nonfinite: accept NaN and infinity in a file.
         image: a photograph; ``None`` for random images.
         size: height and width of random images; ``None`` for an uneven size.
@@ -107,6 +125,10 @@ class Recipe:
     overrides: dict[str, Any]
     weights: str = "random"
     key: str | None = None
+    prefix: str | None = None
+    ignore: tuple[str, ...] = ()
+    rename: tuple[str, ...] = ()
+    dialect: str | None = None
     allow_nonfinite: bool = False
     image: str | None = None
     size: tuple[int, int] | None = None
@@ -129,6 +151,7 @@ class Recipe:
                 "give a number of steps too, as --steps 20"
             )
         # So that what is wrong is refused at once.
+        self._selection()
         optimizer_of(self.optimizer)
         config = self.config
         if config.weight_count > _MOST_WEIGHTS or sum(config.layers) > _MOST_BLOCKS:
@@ -157,7 +180,7 @@ class Recipe:
         if not isinstance(recipe, dict):
             raise ValueError("recipe is no object")
         for name in _FIELDS:
-            if name not in recipe:
+            if name not in recipe and name not in _NEWER:
                 raise ValueError(f"recipe.{name} is missing")
         for name in recipe:
             if name not in _FIELDS:
@@ -188,10 +211,13 @@ class Recipe:
             self.config,
             self.weights,
             seed=self.seed,
-            key=self.key,
+            chosen=self._selection(),
             allow_nonfinite=self.allow_nonfinite,
             progress=progress,
         )
+
+    def _selection(self) -> Selection:
+        return Selection(self.key, self.prefix, self.ignore, self.rename, self.dialect)
 
     def images(self) -> np.ndarray:
         """Makes the images, float32 (n, c, h, w), as the dtype can hold them.

@@ -18,9 +18,13 @@ from resnet_cli.failures import run
 from resnet_cli.options import (
     AllowNonfinite,
     Backend,
+    From,
+    Ignore,
     Json,
     Key,
     Name,
+    Prefix,
+    Rename,
     Seed,
     Settings,
     Weights,
@@ -157,10 +161,21 @@ def convert_(
         typer.Option(help="The network that it must be; read off the file by default."),
     ] = None,
     settings: Settings = [],  # noqa: B006  typer copies it
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="DIALECT",
+            help="Whose names the target gets, from `resnet-twins dialects`.",
+        ),
+    ] = "torchvision",
     force: Annotated[
         bool, typer.Option("--force", help="Replace a target that is there.")
     ] = False,
     key: Key = None,
+    prefix: Prefix = None,
+    ignore: Ignore = [],  # noqa: B006  typer copies it
+    rename: Rename = [],  # noqa: B006  typer copies it
+    dialect: From = None,
     allow_nonfinite: AllowNonfinite = False,
     as_json: Json = False,
 ) -> None:
@@ -176,6 +191,11 @@ def convert_(
             target,
             config=_config(model, settings) if model is not None else None,
             key=key,
+            prefix=prefix,
+            ignore=ignore,
+            rename=rename,
+            dialect=dialect,
+            to=to,
             allow_nonfinite=allow_nonfinite,
             overwrite=force,
         )
@@ -199,6 +219,15 @@ def convert_(
     print(f"sha256 of the values: {done.sha256}")
 
 
+@app.command()
+def dialects(as_json: Json = False) -> None:
+    """List whose names of weights are read and written, with an example of each."""
+    from resnet_cli import tables
+
+    table, rows = tables.of_dialects()
+    print(json.dumps(rows, indent=2) if as_json else table)
+
+
 @app.command("check")
 def check_(
     name: Name = None,
@@ -218,6 +247,10 @@ def check_(
     seed: Seed = 0,
     settings: Settings = [],  # noqa: B006  typer copies it
     key: Key = None,
+    prefix: Prefix = None,
+    ignore: Ignore = [],  # noqa: B006  typer copies it
+    rename: Rename = [],  # noqa: B006  typer copies it
+    dialect: From = None,
     allow_nonfinite: AllowNonfinite = False,
     dtype: Annotated[
         str, typer.Option(help="That both compute in: float32, bfloat16 or float16.")
@@ -282,6 +315,10 @@ def check_(
                 "overrides": read_overrides(settings),
                 "weights": weights,
                 "key": key,
+                "prefix": prefix,
+                "ignore": tuple(ignore),
+                "rename": tuple(rename),
+                "dialect": dialect,
                 "allow_nonfinite": allow_nonfinite,
                 "image": None if image is None else str(image),
                 "size": None if size is None else read_size(size),
@@ -318,10 +355,15 @@ def predict(
     seed: Seed = 0,
     settings: Settings = [],  # noqa: B006  typer copies it
     key: Key = None,
+    prefix: Prefix = None,
+    ignore: Ignore = [],  # noqa: B006  typer copies it
+    rename: Rename = [],  # noqa: B006  typer copies it
+    dialect: From = None,
     allow_nonfinite: AllowNonfinite = False,
     as_json: Json = False,
 ) -> None:
     """Classify a photograph into ImageNet's classes, or the network's own."""
+    from parity.files.selecting import Selection
     from resnet_cli import predictions
 
     predictions.predict(
@@ -330,7 +372,7 @@ def predict(
         _config(model, settings),
         backend.frameworks(),
         weights=weights,
-        key=key,
+        chosen=Selection(key, prefix, ignore, rename, dialect),
         allow_nonfinite=allow_nonfinite,
         seed=seed,
         top=top,

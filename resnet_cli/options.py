@@ -39,6 +39,26 @@ Key = Annotated[
     Optional[str],  # noqa: UP045  see Name
     typer.Option(help="Entry of a file that has several states."),
 ]
+Prefix = Annotated[
+    Optional[str],  # noqa: UP045  see Name
+    typer.Option(help="Take what begins with it, as teacher.backbone."),
+]
+Ignore = Annotated[
+    list[str],
+    typer.Option(metavar="PATTERN", help="Leave out names like it, as 'head.*'."),
+]
+Rename = Annotated[
+    list[str],
+    typer.Option(metavar="OLD=NEW", help="Call names so, as 'trunk.*=*'."),
+]
+From = Annotated[
+    Optional[str],  # noqa: UP045  see Name
+    typer.Option(
+        "--from",
+        metavar="DIALECT",
+        help="Whose names the file has, from `resnet-twins dialects`.",
+    ),
+]
 Settings = Annotated[
     list[str],
     typer.Option(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import resnet_spec
+from parity.files.selecting import Selection
 from parity.files.sources import weights_for
 from parity.images import preprocess
 from parity.running.network import logits
@@ -24,7 +25,7 @@ def predict(
     frameworks: Sequence[str],
     *,
     weights: str,
-    key: str | None,
+    chosen: Selection,
     allow_nonfinite: bool,
     seed: int,
     top: int,
@@ -34,20 +35,20 @@ def predict(
     require(*frameworks)
     pixels = preprocess(image, config, weights)  # before anything is downloaded for it
     with download_bar() as progress:
-        chosen = weights_for(
+        found = weights_for(
             config,
             weights,
             seed=seed,
-            key=key,
+            chosen=chosen,
             allow_nonfinite=allow_nonfinite,
             progress=progress,
         )
-    say_notes(weights, chosen.notes)
+    say_notes(weights, found.notes)
     scores = {}
     with status("predicting") as say:
         for framework in frameworks:
             say(f"running {framework}")
-            twin = build(framework, config, chosen.state)
+            twin = build(framework, config, found.state)
             scores[framework] = logits(twin, pixels)[0]
     guesses = {framework: likeliest(s, top) for framework, s in scores.items()}
     names = resnet_spec.class_names()
@@ -57,17 +58,17 @@ def predict(
         facts = {
             "image": str(image),
             "model": name,
-            "weights": chosen.what,
+            "weights": found.what,
             "top": {
                 framework: [
-                    {"class": names[i], "index": i, "probability": p} for i, p in found
+                    {"class": names[i], "index": i, "probability": p} for i, p in guess
                 ]
-                for framework, found in guesses.items()
+                for framework, guess in guesses.items()
             },
         }
         print(json.dumps(facts, indent=2))
         return
-    print(plain(f"{image}: {name}, {chosen.what}") + "\n")
+    print(plain(f"{image}: {name}, {found.what}") + "\n")
     cells = [
         [f"{names[i]} {p:.2%}" for i, p in rank]
         for rank in zip(*guesses.values(), strict=True)

@@ -12,6 +12,8 @@ from parity.errors import OutputError
 from parity.reports.sizes import Size, plot_sizes
 from parity.running.layers import Layer, layers
 from parity.text import table
+from parity.weights.dialects import DIALECTS
+from parity.weights.dialects.dialect import Outline
 from parity.weights.twins import ABSTRACT
 from resnet_spec import ResNetConfig
 
@@ -151,3 +153,30 @@ def _totals(found: Sequence[Layer]) -> dict[str, int]:
 
 def _times(shape: Sequence[int] | None) -> str:
     return "" if shape is None else "x".join(map(str, shape))
+
+
+def of_dialects() -> tuple[str, list[dict[str, Any]]]:
+    """Returns one line per dialect: what a 3x3 of a bottleneck is called there."""
+    outline = Outline((3, 4, 6, 3))
+    place = dict(outline.places())["layer2.1.conv2"]
+    rows = [
+        {
+            "name": dialect.name,
+            "what": dialect.what,
+            "files": list(dialect.formats),
+            "written": not dialect.reads_only,
+            "example": dialect.name_of(place, "weight"),
+        }
+        for dialect in DIALECTS.values()
+    ]
+    cells = [
+        (row["name"], row["what"], ", ".join(row["files"]), row["example"])
+        for row in rows
+    ]
+    heads = (
+        "dialect",
+        "whose",
+        "files",
+        "what torchvision calls layer2.1.conv2.weight",
+    )
+    return table(heads, cells), rows

@@ -10,9 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from parity.errors import CheckpointError, OutputError
-from parity.files.reading import StateDict, load, require_config
+from parity.files.reading import StateDict, load_selected, require_config
+from parity.files.selecting import Selection
 from parity.files.stages import measured, stage
 from parity.files.writing import format_of, save
+from parity.weights.dialects.recognising import (
+    ADVICE,
+    require_dialect,
+    what_it_looks_like,
+)
 from parity.weights.identify import guessed, identify
 from parity.weights.names import COUNTER
 from parity.weights.strict import require
@@ -56,6 +62,11 @@ def convert(
     *,
     config: str | ResNetConfig | None = None,
     key: str | None = None,
+    prefix: str | None = None,
+    ignore: str | Sequence[str] = (),
+    rename: str | Sequence[str] = (),
+    dialect: str | None = None,
+    to: str = "torchvision",
     allow_nonfinite: bool = False,
     overwrite: bool = False,
 ) -> Conversion:
@@ -67,7 +78,13 @@ def convert(
         config: the network that this must be, or its name; read off names and shapes by
             default. A file of others does not say where a bottleneck strides: v1.5 is
             assumed.
-        key: name of the wrapper's entry, where the source has several.
+        key: name of the wrapper's entry, where the source has several; this and the
+            next four as in :func:`parity.load`.
+        prefix: of the names that are meant.
+        ignore: patterns of names that are left out.
+        rename: rules for names that no dialect knows.
+        dialect: whose names the source has; found out by default.
+        to: whose names the target gets, of ``parity.DIALECTS``.
         allow_nonfinite: accept NaN and infinity.
         overwrite: replace a target that is there.
 
@@ -76,12 +93,14 @@ def convert(
         OutputError: the target cannot be written, or is the source.
     """
     source, target = Path(source), Path(target)
+    chosen = Selection(key, prefix, ignore, rename, dialect)
+    require_dialect(to)
     config = None if config is None else resolve(config)
     format_of(target)
     if target.exists() and source.exists() and target.samefile(source):
         raise OutputError(target, "is the source itself", "Name another file")
     with measured() as seconds:
-        state = load(source, key=key, allow_nonfinite=allow_nonfinite)
+        state = load_selected(source, chosen, allow_nonfinite=allow_nonfinite)
         found = config or state.config or _identify(state, source)
         if config is not None:
             unsaid: Sequence[str] = ()
@@ -145,10 +164,5 @@ def in_order(
 def _identify(state: StateDict, path: Path) -> ResNetConfig:
     config = identify({name: array.shape for name, array in state.items()})
     if config is None:
-        names = ", ".join(list(state)[:3])
-        raise CheckpointError(
-            f"is the state of no network known here (it has {names} …)",
-            path=path,
-            advice="Say which it is with --model",
-        )
+        raise CheckpointError(what_it_looks_like(state), path=path, advice=ADVICE)
     return config

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from parity.errors import TransferWarning
 from parity.files.download import Progress
+from parity.files.selecting import Selection
 from parity.files.sources import ENDS, weights_for
 from parity.weights.changes import adapt_in_channels
 from parity.weights.state import entries, load_state_dict
@@ -25,6 +27,10 @@ def create_model(
     *,
     seed: int = 0,
     key: str | None = None,
+    prefix: str | None = None,
+    ignore: str | Sequence[str] = (),
+    rename: str | Sequence[str] = (),
+    dialect: str | None = None,
     progress: Progress = lambda done, total: None,
     **overrides: Any,
 ) -> Any:
@@ -42,7 +48,12 @@ def create_model(
             ``"DEFAULT"`` or ``"IMAGENET1K_V2"``, downloaded once; a path of any file
             that :func:`parity.load` reads; ``"random"`` for values that hide no fault.
         seed: of whatever is random.
-        key: entry of a file that has several states.
+        key: entry of a file that has several states; this and the next four as in
+            :func:`parity.load`.
+        prefix: of the names that are meant.
+        ignore: patterns of names that are left out.
+        rename: rules for names that no dialect knows.
+        dialect: whose names the file has.
         progress: told the bytes of a download, done and in all.
         **overrides: fields of the configuration to change.
 
@@ -56,6 +67,7 @@ def create_model(
     """
     if framework not in ("torch", "flax"):
         raise ValueError(f"framework is {framework!r}; it must be 'torch' or 'flax'")
+    selected = Selection(key, prefix, ignore, rename, dialect)
     wanted = resolve(name, **overrides)
     if weights is None:
         return create(framework, wanted, seed=seed)
@@ -65,7 +77,11 @@ def create_model(
         return build(framework, wanted, chosen.state)
     ends = {field: overrides.pop(field) for field in ENDS if field in overrides}
     chosen = weights_for(
-        resolve(name, **overrides), weights, key=key, fit=True, progress=progress
+        resolve(name, **overrides),
+        weights,
+        chosen=selected,
+        fit=True,
+        progress=progress,
     )
     wanted = chosen.config.replace(**ends)
     if wanted == chosen.config:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import codecs
+import collections
+import datetime
 import io
+import pathlib
 import re
 import zlib
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from parity.errors import CheckpointError
 from parity.files.archive import END, Member, members, require_end
@@ -85,13 +92,34 @@ def _unpickle(file: BinaryIO, kind: str) -> Content:
             "`pip install resnet-twins[torch]`, or convert the file to .safetensors"
         ) from error
     try:
-        value = torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_inert()):
+            value = torch.load(file, map_location="cpu", weights_only=True)
     except (CheckpointError, MemoryError):
         raise
     except Exception as error:
         # torch's own message tells people to load unsafely: it must not be passed on.
         raise CheckpointError(_what_pickle_said(error)) from None
     return Content(kind, value, own_metadata(getattr(value, "_metadata", None)))
+
+
+def _inert() -> list[Any]:
+    """Returns what people save beside weights, and what does nothing when it is made.
+
+    Whatever is made of these is never looked at: the state is chosen, the rest goes.
+    """
+    multiarray = np._core.multiarray  # type: ignore[attr-defined]
+    dtypes = (getattr(np.dtypes, name) for name in np.dtypes.__all__)
+    return [
+        *(argparse.Namespace, collections.defaultdict, collections.deque),
+        *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta),
+        *(datetime.timezone, int, float, complex, bool, str, list, dict, tuple, set),
+        *(pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PureWindowsPath),
+        (pathlib.PosixPath, "pathlib._local.PosixPath"),
+        (pathlib.PureWindowsPath, "pathlib.WindowsPath"),
+        *(np.dtype, multiarray.scalar, *dtypes),
+        (multiarray.scalar, "numpy.core.multiarray.scalar"),
+        codecs.encode,
+    ]
 
 
 def _what_pickle_said(error: Exception) -> str:

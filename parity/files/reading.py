@@ -7,7 +7,7 @@ wrapper, names, every leaf, every value. ``parity.files.opening`` has the first 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,16 @@ import numpy as np
 import resnet_spec
 from parity.errors import CheckpointError
 from parity.files import opening
+from parity.files.content import Content
+from parity.files.selecting import Selection, unwrapped
 from parity.files.stages import stage
 from parity.files.values import leaf_problem, require_names, require_values
+from parity.weights.dialects.recognising import Recognised, recognise
 from parity.weights.digest import digest
 from parity.weights.names import COUNTER
 from parity.weights.state import as_array
 from resnet_spec import ResNetConfig, describe
-from resnet_spec.printable import plain
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "ema", "model_ema")
 _PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -36,56 +37,85 @@ class StateDict(dict[str, np.ndarray]):
         kind: the file's format, in words.
         notes: what was accepted, stripped or filled in, one clause each.
         metadata: what this project wrote into the file; empty for a file of others.
-        config: the network that the metadata names, if it does.
-        guessed: settings of it that the file's author did not know.
+        dialect: whose names the file has; here they are torchvision's.
+        config: the network that the metadata or the dialect tells, if one does.
+        guessed: settings of it that are assumed.
         sha256: of the file.
     """
 
     def __init__(
-        self, arrays: Mapping[str, np.ndarray], content: opening.Content
+        self,
+        arrays: Mapping[str, np.ndarray],
+        content: Content,
+        found: Recognised,
     ) -> None:
         super().__init__(arrays)
         self.kind = content.kind
         self.notes = content.notes
         self.metadata = content.metadata or {}
         self.sha256 = content.sha256
-        self.config = _config_in(self.metadata)
-        self.guessed = _guessed_in(self.metadata)
+        self.dialect = found.dialect
+        self.config, self.guessed = _config_in(self.metadata), ()
+        if self.config is not None:
+            self.guessed = _guessed_in(self.metadata)
+        elif found.config is not None:
+            self.config, self.guessed = found.config, found.unsaid
 
 
 def load(
     path: str | os.PathLike[str],
     *,
     key: str | None = None,
+    prefix: str | None = None,
+    ignore: str | Sequence[str] = (),
+    rename: str | Sequence[str] = (),
+    dialect: str | None = None,
     allow_nonfinite: bool = False,
 ) -> StateDict:
     """Reads a state from .pth (zip or legacy) or .safetensors, by content.
 
-    One wrapper such as ``{"state_dict": …}`` is taken off, so are the prefixes of
-    DataParallel and torch.compile, and batch counts are filled in where a file has none
-    at all. The result's ``notes`` say so.
+    One wrapper such as ``{"state_dict": …}`` is taken off, so is a prefix that all
+    names have; names and layouts of every library in ``parity.DIALECTS`` become
+    torchvision's; batch counts are filled in where a file has none at all. The result's
+    ``notes`` say so.
 
     Args:
         path: a regular file.
-        key: name of the wrapper's entry, where there are several.
+        key: name of the wrapper's entry, where there are several; dots lead further in.
+        prefix: of the names that are meant, as ``"teacher.backbone"``.
+        ignore: patterns of names that are left out, as ``"head.*"``.
+        rename: ``"OLD=NEW"``, with ``*`` for anything, for names that no dialect knows.
+        dialect: whose names the file has; found out by default.
         allow_nonfinite: accept NaN and infinity.
 
     Raises:
         CheckpointError: there is no such file, it is damaged, holds more than plain
             tensors, or values that no network has. All problems of a kind are named.
+        ValueError: there is no such dialect, or a rule to rename is none.
     """
+    chosen = Selection(key, prefix, ignore, rename, dialect)
+    return load_selected(path, chosen, allow_nonfinite=allow_nonfinite)
+
+
+def load_selected(
+    path: str | os.PathLike[str], chosen: Selection, *, allow_nonfinite: bool = False
+) -> StateDict:
+    """Does what :func:`load` does."""
     path = Path(path)
     try:
         content = opening.read(path)
         notes = content.notes
         _check_published_name(path.name, content.sha256)
-        value = _unwrap(content.value, key, notes)
-        arrays = _arrays(value, limit=2 * content.size + 2**28)
-        _check_digest(arrays, content)
+        limit = 2 * content.size + 2**28
+        value = unwrapped(content.value, chosen.key, notes)
+        _check_digest(value, limit, content)
+        arrays = _arrays(chosen.within(value, notes), limit)
         arrays = _strip_prefixes(arrays, notes)
-        arrays = _fill_counts(arrays, notes)
+        found = recognise(arrays, chosen.dialect)
+        notes.extend(found.notes)
+        arrays = _fill_counts(found.arrays, notes)
         require_values(arrays, allow_nonfinite=allow_nonfinite)
-        return StateDict(arrays, content)
+        return StateDict(arrays, content, found)
     except CheckpointError as error:
         raise error.at(path) from error.__cause__
     except (ImportError, MemoryError):
@@ -148,41 +178,6 @@ def _check_published_name(name: str, sha256: str) -> None:
             f"content has {sha256[: len(promised)]}",
             advice="Get the file again, or rename it if you changed it",
         )
-
-
-def _unwrap(value: object, key: str | None, notes: list[str]) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise CheckpointError(
-            f"holds a {type(value).__name__}, not a mapping of names to tensors",
-            advice="Save model.state_dict()",
-        )
-    if not value:
-        raise CheckpointError(
-            "holds no weights at all", advice="Save model.state_dict()"
-        )
-    if key is not None:
-        if not isinstance(value.get(key), Mapping):
-            names = ", ".join(plain(str(name), most=50) for name in [*value][:5])
-            raise CheckpointError(
-                f"has no state under the key {key!r}",
-                advice=f"It has {names} and so on: choose one with --key, or none",
-            )
-        return value[key]
-    wrapped = [name for name in _WRAPPERS if isinstance(value.get(name), Mapping)]
-    if len(wrapped) > 1:
-        raise CheckpointError(
-            f"has several states: {', '.join(wrapped)}", advice="Choose one with --key"
-        )
-    if not wrapped:
-        inner = [str(name) for name in value if isinstance(value[name], Mapping)]
-        if inner and not any(hasattr(leaf, "shape") for leaf in value.values()):
-            raise CheckpointError(
-                {"has weights, if any, in entries of its own": inner},
-                advice=f"Choose one, as with --key {inner[0]}",
-            )
-        return value
-    notes.append(f"took the state from the entry {wrapped[0]!r}")
-    return value[wrapped[0]]
 
 
 def _arrays(value: Mapping[Any, Any], limit: int) -> dict[str, np.ndarray]:
@@ -259,9 +254,9 @@ def _fill_counts(
 
 
 @stage("validation")
-def _check_digest(arrays: Mapping[str, np.ndarray], content: opening.Content) -> None:
+def _check_digest(value: Mapping[Any, Any], limit: int, content: Content) -> None:
     promised = (content.metadata or {}).get("sha256")
-    if promised is not None and promised != digest(arrays):
+    if promised is not None and promised != digest(_arrays(value, limit)):
         raise CheckpointError(
             "its values are not those that were written (sha256 differs)"
         )

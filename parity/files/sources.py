@@ -9,7 +9,8 @@ import numpy as np
 
 from parity.errors import CheckpointError
 from parity.files.download import Progress, download
-from parity.files.reading import StateDict, load, require_config
+from parity.files.reading import StateDict, load_selected, require_config
+from parity.files.selecting import ALL, Selection
 from parity.weights.changes import cast
 from parity.weights.digest import digest
 from parity.weights.samples import random_state
@@ -45,7 +46,7 @@ def weights_for(
     weights: str,
     *,
     seed: int = 0,
-    key: str | None = None,
+    chosen: Selection = ALL,
     allow_nonfinite: bool = False,
     fit: bool = False,
     progress: Progress = lambda done, total: None,
@@ -56,7 +57,7 @@ def weights_for(
         config: the network that they are for.
         weights: ``"random"``, a published name such as ``IMAGENET1K_V1``, or a path.
         seed: of random weights.
-        key: entry of a file that has several states.
+        chosen: what of a file is meant.
         allow_nonfinite: accept NaN and infinity in a file.
         fit: take the number of channels and of classes, and whether there is a head,
             from the file.
@@ -77,7 +78,7 @@ def weights_for(
         published = get_weights(config, weights)
         path = download(published, progress=progress)
         weights = f"{published.name} of torchvision ({path.name})"
-    loaded = load(path, key=key, allow_nonfinite=allow_nonfinite)
+    loaded = load_selected(path, chosen, allow_nonfinite=allow_nonfinite)
     notes = list(loaded.notes)
     if fit:
         config = _as_found(config, loaded)

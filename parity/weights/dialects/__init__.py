@@ -1,0 +1,46 @@
+"""Whose names a state has: every library's, each in a small file of its own."""
+
+from __future__ import annotations
+
+from parity.weights.dialects import (
+    bonsai,
+    cifar,
+    detectron,
+    flaxmodels,
+    haiku,
+    huggingface,
+    jax_resnet,
+    jaxnn,
+    keras,
+    linen,
+    mlx,
+    mmpretrain,
+    nnx,
+    torchvision,
+)
+
+DIALECTS = {
+    dialect.name: dialect
+    for dialect in (
+        torchvision.DIALECT,
+        huggingface.DIALECT,
+        huggingface.BARE,
+        keras.APPLICATIONS,
+        keras.HUB,
+        nnx.DIALECT,
+        jaxnn.DIALECT,
+        bonsai.DIALECT,
+        linen.EXAMPLE,
+        linen.ALGOPERF,
+        jax_resnet.DIALECT,
+        flaxmodels.DIALECT,
+        huggingface.IN_FLAX,
+        haiku.DIALECT,
+        mlx.DIALECT,
+        mmpretrain.DIALECT,
+        detectron.DIALECT,
+        cifar.KUANGLIU,
+        cifar.AKAMASTER,
+    )
+}
+"""By name."""

@@ -1,0 +1,29 @@
+"""Detectron2's backbone, as its converted torchvision weights have it."""
+
+from __future__ import annotations
+
+from parity.weights.dialects.dialect import Dialect, Place
+from parity.weights.dialects.leaves import TORCH
+
+
+def path(place: Place) -> str:
+    """Returns a layer's path: a norm is its convolution's."""
+    norm = ".norm" if place.role == "norm" else ""
+    if place.part == "stem":
+        return f"stem.conv1{norm}"
+    if place.part == "head":
+        return "linear"
+    block = f"res{place.stage + 2}.{place.block}"
+    leaf = "shortcut" if place.part == "projection" else f"conv{place.index + 1}"
+    return f"{block}.{leaf}{norm}"
+
+
+DIALECT = Dialect(
+    name="detectron2",
+    what="Detectron2's ResNet backbone",
+    path=path,
+    leaves=TORCH,
+    formats=("pth",),
+    only={"stride_on": ("3x3", "1x1"), "shortcut": ("B",)},
+    reads_only="Detectron2 reads torchvision's own names itself",
+)

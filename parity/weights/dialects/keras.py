@@ -1,0 +1,46 @@
+"""Keras: the ResNets of keras.applications, and KerasHub's backbone."""
+
+from __future__ import annotations
+
+from parity.weights.dialects.dialect import Dialect, Place
+from parity.weights.dialects.leaves import KERAS
+
+
+def _layer(place: Place, stage: str) -> str:
+    leaf = place.choose(conv="conv", norm="bn")
+    if place.part == "stem":
+        return f"conv1_{leaf}"
+    if place.part == "head":
+        return "predictions"
+    index = 0 if place.part == "projection" else place.index + 1
+    return f"{stage}_block{place.block + 1}_{index}_{leaf}"
+
+
+APPLICATIONS = Dialect(
+    name="keras",
+    what="keras.applications ResNet50, ResNet101 and ResNet152",
+    path=lambda place: _layer(place, f"conv{place.stage + 2}"),
+    leaves=KERAS,
+    formats=("h5", "weights.h5"),
+    kernel="HWIO",
+    linear="IO",
+    only={
+        "block": ("bottleneck",),
+        "conv_bias": (True,),
+        "norm_eps": (1.001e-5,),
+        "stride_on": ("1x1",),
+        "groups": (1,),
+        "width_per_group": (64,),
+    },
+)
+
+HUB = Dialect(
+    name="keras-hub",
+    what="KerasHub's ResNetBackbone",
+    path=lambda place: _layer(place, f"stack{place.stage}"),
+    leaves={leaf: form for leaf, form in KERAS.items() if leaf != "conv.bias"},
+    formats=("h5", "weights.h5"),
+    kernel="HWIO",
+    linear="IO",
+    only={"groups": (1,), "width_per_group": (64,)},
+)

@@ -1,0 +1,234 @@
+"""Whose names a state has: the one dialect whose whole table fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from parity.errors import CheckpointError
+from parity.weights.dialects import DIALECTS
+from parity.weights.dialects.dialect import (
+    Dialect,
+    Fit,
+    Shapes,
+    fitting,
+    read,
+    read_off,
+    scopes,
+)
+from resnet_spec import ResNetConfig, describe
+from resnet_spec.spelling import did_you_mean
+
+OWN = "torchvision"
+
+BESIDE = (
+    *("n_averaged", "queue", "queue_ptr", "total_ops", "total_params", "normalizer"),
+    *("projection_head", "prototypes", "predictor", "projector"),
+    *("fpn", "rpn", "roi_heads", "decoder", "aux_classifier"),
+)
+"""Parts of a name that tell that it is no weight of the network: always left out."""
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A state in the twins' names and layouts, and what was learnt on the way.
+
+    Args:
+        arrays: the state.
+        dialect: whose names it had.
+        config: the network; ``None`` where names and shapes are left to be judged.
+        unsaid: settings of it that are assumed.
+        notes: what was taken off or left out, one clause each.
+    """
+
+    arrays: dict[str, np.ndarray]
+    dialect: str
+    config: ResNetConfig | None
+    unsaid: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def recognise(
+    arrays: Mapping[str, np.ndarray], dialect: str | None = None
+) -> Recognised:
+    """Finds out whose names a state has, and translates it.
+
+    Names of torchvision are passed on whatever they are: what is wrong with them is for
+    a strict check to say.
+
+    Args:
+        arrays: names to values; a dot or a slash parts a name.
+        dialect: whose names they are, if that is known.
+
+    Raises:
+        CheckpointError: no dialect fits, or several do, or there is more in the state
+            than one network; the message says what each is.
+        ValueError: there is no such dialect.
+    """
+    if dialect is not None:
+        require_dialect(dialect)
+    found, left = _canonical(arrays)
+    shapes: Shapes = {name: array.shape for name, array in found.items()}
+    own = DIALECTS[OWN]
+    asked = [own] if dialect is None else [DIALECTS[dialect]]
+    fits = _fits(asked, shapes)
+    if dialect is None and not (len(fits) == 1 and not fits[0].beside):
+        fits = _fits(DIALECTS.values(), shapes)
+    if not fits and dialect in (None, OWN):
+        return _as_it_is(arrays, found, left)
+    if not fits:
+        raise CheckpointError(what_it_looks_like(arrays), advice=ADVICE)
+    if len(fits) > 1:
+        raise _several(fits)
+    (fit,) = fits
+    others = [n for n in fit.beside if not _matches(n, fit.dialect.beside)]
+    if others and fit.dialect is own and not fit.scope:
+        return _as_it_is(arrays, found, left)
+    if others:
+        raise CheckpointError(
+            {f"has beside {describe(fit.config)} ({_where(fit)})": others},
+            advice="Leave these out with --ignore, as with "
+            f"--ignore '{others[0].partition('.')[0]}*'",
+        )
+    notes = list(_about_left((*left, *fit.beside)))
+    if fit.scope:
+        notes.insert(0, f"took the prefix {fit.scope!r} off every name")
+    if fit.dialect is own:
+        return Recognised(read(fit, found), OWN, None, (), tuple(notes))
+    notes.insert(0, f"read as {fit.dialect.name} ({fit.dialect.what})")
+    assumed = [f"{s}={getattr(fit.config, s)!r}" for s in fit.unsaid]
+    if assumed:
+        notes.append(f"assumed, since nothing tells: {', '.join(assumed)}")
+    return Recognised(
+        read(fit, found), fit.dialect.name, fit.config, fit.unsaid, tuple(notes)
+    )
+
+
+def require_dialect(name: str) -> Dialect:
+    """Returns a dialect by its name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in DIALECTS:
+        raise ValueError(
+            f"dialect is {name!r};{did_you_mean(name, DIALECTS, {})} it must be one of "
+            f"{', '.join(DIALECTS)}"
+        )
+    return DIALECTS[name]
+
+
+def _fits(dialects: Iterable[Dialect], shapes: Shapes) -> list[Fit]:
+    """Returns whatever fits, once, and without what is a part of another fit."""
+    fits = [
+        fit
+        for dialect in dialects
+        for scope in scopes(dialect, shapes)
+        if (fit := read_off(dialect, shapes, scope)) is not None
+    ]
+    fits = [fit for fit in fits if not any(_within(fit, other) for other in fits)]
+    return [fit for i, fit in enumerate(fits) if not _again(fit, fits[:i])]
+
+
+def _as_it_is(
+    arrays: Mapping[str, np.ndarray],
+    found: Mapping[str, np.ndarray],
+    left: tuple[str, ...],
+) -> Recognised:
+    """Passes on what a strict check will find out about, under its names here."""
+    prefixes = scopes(DIALECTS[OWN], found)
+    if len(prefixes) == 1 and all(name.startswith(prefixes[0]) for name in found):
+        (prefix,) = prefixes
+        notes = [f"took the prefix {prefix!r} off every name"] if prefix else []
+        named = {name.removeprefix(prefix): array for name, array in found.items()}
+        return Recognised(named, OWN, None, (), (*notes, *_about_left(left)))
+    return Recognised(dict(arrays), OWN, None, (), ())
+
+
+def _several(fits: Sequence[Fit]) -> CheckpointError:
+    what = [
+        f"{_where(fit)} it is {describe(fit.config)} of {fit.dialect.name}"
+        for fit in fits
+    ]
+    if len({fit.scope for fit in fits}) == 1:
+        option = f"--from {fits[0].dialect.name}"
+        return CheckpointError(
+            {"fits several dialects": what}, advice=f"Choose one, as with {option}"
+        )
+    option = f"--prefix {fits[0].scope.rstrip('.')}"
+    return CheckpointError(
+        {"has several networks": what}, advice=f"Choose one, as with {option}"
+    )
+
+
+ADVICE = (
+    "`resnet-twins dialects` lists those that are known; --prefix, --ignore and "
+    "--rename fit others to one"
+)
+
+
+def _canonical(
+    arrays: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Returns names parted by dots, and those of what is no weight."""
+    found: dict[str, np.ndarray] = {}
+    left = []
+    for name, array in arrays.items():
+        dotted = name.replace("/", ".")
+        if dotted in found:
+            raise CheckpointError(f"has {dotted} twice, with dots and with slashes")
+        if any(part in BESIDE for part in dotted.split(".")):
+            left.append(name)
+        else:
+            found[dotted] = array
+    return found, tuple(left)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _about_left(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" * (len(names) > 3))
+    return (f"left out {some}: no weights of the network",)
+
+
+def _within(fit: Fit, other: Fit) -> bool:
+    """Whether another fit reads all that this one does, and more."""
+    return set(fit.names.values()) < set(other.names.values())
+
+
+def _again(fit: Fit, others: Sequence[Fit]) -> bool:
+    """Whether another fit reads the same into the same."""
+    return any(
+        (fit.config, fit.names) == (other.config, other.names) for other in others
+    )
+
+
+def _where(fit: Fit) -> str:
+    return f"under {fit.scope!r}" if fit.scope else "as it is"
+
+
+def what_it_is(shapes: Shapes) -> str:
+    """Says in words which networks a state holds."""
+    dotted = {name.replace("/", "."): shape for name, shape in shapes.items()}
+    fits = _fits(DIALECTS.values(), dotted)
+    said = [f"{_where(fit)} it is {describe(fit.config)}" for fit in fits[:3]]
+    first = next(iter(shapes), "nothing")
+    return ", ".join(said) or f"{len(shapes)} entries, the first {first}"
+
+
+def what_it_looks_like(arrays: Mapping[str, np.ndarray]) -> str:
+    """Says of a state in no dialect which are the closest."""
+    shapes = {name.replace("/", "."): array.shape for name, array in arrays.items()}
+    counts = {d.name: fitting(d, shapes) for d in DIALECTS.values()}
+    closest = sorted(counts, key=lambda name: -counts[name])[:3]
+    said = ", ".join(f"{counts[name]} {name}" for name in closest if counts[name])
+    names = ", ".join([*shapes][:3])
+    fit = f"; of its {len(shapes)} names fit {said}" if said else ""
+    return f"is the state of no network known here (it has {names} …{fit})"
