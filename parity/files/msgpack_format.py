@@ -20,7 +20,7 @@ from parity.errors import CheckpointError
 from parity.files.content import Content, Hear, whole
 from parity.files.trees import flat, nested
 
-_MAX_DEPTH, _MAX_VALUES = 64, 2**20
+_MAX_DEPTH, _MAX_VALUES = 64, 2**19
 _MAX_AXES = 32
 _CHUNKED = "__msgpack_chunked_array__"
 _CHUNK = 2**30  # bytes: Flax splits what is larger
@@ -146,7 +146,7 @@ class _Reader:
             key = self.value((*path, ""))
             if type(key) not in (str, int):
                 raise CheckpointError(
-                    f"has a {type(key).__name__} for a name in {'/'.join(path)!r}"
+                    f"has a name that is no text in {'/'.join(path)!r}"
                 )
             if str(key) in found:
                 raise CheckpointError(f"has {'/'.join((*path, str(key)))!r} twice")

@@ -233,11 +233,16 @@ def _read(
         try:
             store = tensorstore.open(spec, context=context, open=True).result()
             shape, dtype = store.shape, store.dtype.numpy_dtype
+            packed = str(store.codec and store.codec.to_json())
             part = [n or 1 for n in store.chunk_layout.read_chunk.shape or ()]
         except Exception as error:
             raise _unreadable(name, error) from error
         if not is_number(dtype):
             raise CheckpointError(f"{name} holds {dtype}, not numbers")
+        if "blosc" in packed:  # unpacks as much as its parts claim
+            raise CheckpointError(
+                f"{name} is packed by blosc, which Orbax does not use"
+            )
         written = place["written"]
         if written is not None and (
             len(written) != len(shape)
