@@ -1,4 +1,4 @@
-"""The zip archive that a .pth is, held to what torch.save writes.
+"""The zip archive that a .pth, an .npz or a .keras is, held to what their makers write.
 
 torch reads archives with a library of its own, and not as others do: it hands out
 uninitialised memory for what is marked as a directory, knows no archive but the one at
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from parity.errors import CheckpointError
@@ -29,30 +31,68 @@ _FULL = 2**32 - 1  # "see the zip64 field"
 
 _ENCRYPTED, _DESCRIBED, _UTF8 = 0x1, 0x8, 0x800
 _ARCHIVED, _REGULAR = 0x20, 0o100000
+_DEFLATED = 8
 _RECORD = re.compile(r"data\.pkl|byteorder|version|data/\d+|\.[a-z_]+(/[a-z_]+)?")
 
 
 @dataclass(frozen=True)
 class Member:
-    """One member: its name, its bytes, and the checksum that the directory has."""
+    """One member: its name, its bytes, and what the directory says of them.
+
+    Args:
+        name: as the directory has it.
+        crc: checksum of the content.
+        data: the bytes in the file.
+        size: of the content, which is the data unless that is deflated.
+    """
 
     name: str
     crc: int
     data: memoryview
+    size: int
+    deflated: bool = False
+
+    def content(self) -> bytes | memoryview:
+        """Returns the content, inflated no further than to the size that it has.
+
+        Raises:
+            CheckpointError: it has another size or another checksum.
+        """
+        found: bytes | memoryview = self.data
+        if self.deflated:
+            inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+            try:
+                found = inflater.decompress(self.data, self.size + 1)
+            except zlib.error as error:
+                raise _damaged(f"{self.name!r} does not inflate: {error}") from error
+            if len(found) != self.size or not inflater.eof or inflater.unused_data:
+                raise _damaged(f"{self.name!r} inflates to another size than it says")
+        if zlib.crc32(found) != self.crc:
+            raise _damaged(f"bad CRC-32 of {self.name!r}")
+        return found
 
 
-def members(data: bytes) -> list[Member]:
-    """Returns the members of an archive of torch.save, in the directory's order.
+def members(
+    data: bytes, check: Callable[[list[str]], None] | None = None
+) -> list[Member]:
+    """Returns the members of an archive, in the directory's order.
 
     Args:
         data: the whole file.
+        check: refuses names that do not belong; by default the archive must be one of
+            torch.save, which deflates nothing.
 
     Raises:
         CheckpointError: it is no such archive, or a damaged one.
     """
     try:
         entries, directory = _directory(data)
-        found = [_member(data, name, entry) for name, entry in entries.items()]
+        _check_inside(list(entries))
+        (check or _check_names)(list(entries))
+        found = [
+            _member(data, name, entry, methods=(0, _DEFLATED) if check else (0,))
+            for name, entry in entries.items()
+        ]
     except struct.error as error:
         raise _damaged("a header is cut short") from error
     position = 0
@@ -78,8 +118,8 @@ def require_end(last: bytes, size: int) -> None:
         )
 
 
-_Entry = tuple[int, int, int, int, int, int, bytes]
-"""Method, flags, attributes, checksum, size, local header's place, and raw name."""
+_Entry = tuple[int, int, int, int, int, int, int, bytes]
+"""Method, flags, attributes, checksum, both sizes, local header's place, raw name."""
 
 
 def _directory(data: bytes) -> tuple[dict[str, _Entry], int]:
@@ -119,7 +159,6 @@ def _directory(data: bytes) -> tuple[dict[str, _Entry], int]:
         entries[name] = entry
     if at != end:
         raise _damaged("its directory has another length than it says")
-    _check_names(list(entries))
     return entries, start
 
 
@@ -136,7 +175,7 @@ def _entry(data: bytes, at: int) -> tuple[str, _Entry, int]:
     size, packed, place = _long(extra, size, packed, place)
     if size != packed and method == 0:
         raise _damaged(f"{name!r} is stored, and has two sizes")
-    entry = (method, flags, attributes, crc, size, place, raw)
+    entry = (method, flags, attributes, crc, size, packed, place, raw)
     return name, entry, at + name_length + extra_length
 
 
@@ -155,10 +194,13 @@ def _long(extra: bytes, *numbers: int) -> list[int]:
     return [next(longs) if number == _FULL else number for number in numbers]
 
 
-def _check_names(names: list[str]) -> None:
+def _check_inside(names: list[str]) -> None:
     for name in names:
         if name.startswith("/") or ".." in name.split("/") or "\\" in name:
             raise CheckpointError(f"the archive has a member outside of it, {name!r}")
+
+
+def _check_names(names: list[str]) -> None:
     prefixes = {name.partition("/")[0] for name in names}
     if len(prefixes) != 1 or "\0" in (prefix := prefixes.pop()):
         raise CheckpointError("is a zip archive, but not one of torch.save")
@@ -179,44 +221,50 @@ def _check_names(names: list[str]) -> None:
             )
 
 
-def _member(data: bytes, name: str, entry: _Entry) -> tuple[Member, int, int]:
+def _member(
+    data: bytes, name: str, entry: _Entry, methods: tuple[int, ...]
+) -> tuple[Member, int, int]:
     """Returns a member, where its local header begins, and where all of it ends."""
-    method, flags, attributes, crc, size, place, raw = entry
+    method, flags, attributes, crc, size, packed, place, raw = entry
     if flags & _ENCRYPTED:
         raise CheckpointError(f"the archive's member {name!r} is encrypted")
-    if method != 0:
+    if method not in methods:
         raise CheckpointError(f"the archive's member {name!r} is compressed")
     kinds = attributes & 0xFF, attributes >> 16 & 0o170000
     if kinds[0] not in (0, _ARCHIVED) or kinds[1] not in (0, _REGULAR):
         raise CheckpointError(f"the archive's member {name!r} is no plain file")
     if flags & ~(_DESCRIBED | _UTF8):
         raise _damaged(f"{name!r} has flags that torch.save does not set")
-    signature, _, flags_here, method, _, _, *numbers = _LOCAL.unpack_from(data, place)
+    signature, _, flags_here, method_here, _, _, *numbers = _LOCAL.unpack_from(
+        data, place
+    )
     crc_here, packed_here, size_here, name_length, extra_length = numbers
     begin = place + _LOCAL.size + name_length + extra_length
-    end = begin + size
+    end = begin + packed
     if end > len(data):
         raise CheckpointError(f"the archive's member {name!r} is cut short")
     name_here = data[begin - extra_length - name_length : begin - extra_length]
-    if (signature, flags_here, method, name_here) != (b"PK\3\4", flags, 0, raw):
+    here = (signature, flags_here, method_here, name_here)
+    if here != (b"PK\3\4", flags, method, raw):
         raise _damaged(f"{name!r} has another header than its directory's")
     later = bool(flags & _DESCRIBED)
-    for here, there, full in (
+    for number, there, full in (
         (crc_here, crc, crc),
-        (packed_here, size, _FULL),
+        (packed_here, packed, _FULL),
         (size_here, size, _FULL),
     ):
-        if here not in ((there, full, 0) if later else (there, full)):
+        if number not in ((there, full, 0) if later else (there, full)):
             raise _damaged(f"{name!r} has another header than its directory's")
     stop = end
     if later:
         forms = ("<4sL2Q",) if size > _FULL else ("<4s3L", "<4sL2Q")
-        footers = [struct.pack(form, b"PK\7\x08", crc, size, size) for form in forms]
+        footers = [struct.pack(form, b"PK\7\x08", crc, packed, size) for form in forms]
         fits = [footer for footer in footers if data.startswith(footer, end)]
         if not fits:
             raise _damaged(f"{name!r} has another end than its directory's")
         stop += len(fits[0])
-    return Member(name, crc, memoryview(data)[begin:end]), place, stop
+    found = memoryview(data)[begin:end]
+    return Member(name, crc, found, size, method == _DEFLATED), place, stop
 
 
 def _damaged(what: str) -> CheckpointError:

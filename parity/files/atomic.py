@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,13 +27,7 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
     Raises:
         OutputError: the target cannot be written; what stood there stands there still.
     """
-    try:
-        target = Path(os.path.realpath(path))
-        os.lstat(target.parent)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        what = f"there is no folder for it ({reason})"
-        raise OutputError(path, what, "Make it first, or use another name") from error
+    target = _target(path)
     temporary = target.with_name(f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")
     file, claimed = None, False
     try:
@@ -80,6 +75,83 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
         )
 
 
+@contextmanager
+def replacing_folder(
+    path: Path, overwrite: bool, require: Callable[[Path], None]
+) -> Iterator[Path]:
+    """Yields a temporary folder beside the target that becomes it if all goes well.
+
+    Args:
+        path: the target.
+        overwrite: replace a folder that is there.
+        require: refuses a folder that is not one to be replaced.
+
+    Raises:
+        OutputError: the target cannot be written; what stood there stands there still.
+    """
+    target = _target(path)
+    temporary = target.with_name(f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")
+    # Not named as temporary: a process that is killed in between leaves it as it was.
+    old = target.with_name(f"{target.name}.old-{secrets.token_hex(4)}")
+    file = None
+    try:
+        _require_free_folder(target, path, overwrite, require)
+        _sweep(target.parent)
+        temporary.mkdir()
+        file = os.open(temporary, os.O_RDONLY)
+        lock(file, wait=True)
+        yield temporary
+        if _require_free_folder(target, path, overwrite, require):
+            target.rename(old)  # no folder can be renamed to one that has files
+        try:
+            temporary.rename(target)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                old.rename(target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            path,
+            f"cannot be written ({error.strerror or error})",
+            "Check the name, and the folder's space and permissions",
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if file is not None:
+            os.close(file)
+    with suppress(OSError):  # as complete as it will be
+        sync(target.parent)
+
+
+def _target(path: Path) -> Path:
+    """Returns what a path leads to, which need not be there; its folder must."""
+    try:
+        target = Path(os.path.realpath(path))
+        os.lstat(target.parent)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        what = f"there is no folder for it ({reason})"
+        raise OutputError(path, what, "Make it first, or use another name") from error
+    return target
+
+
+def _require_free_folder(
+    target: Path, path: Path, overwrite: bool, require: Callable[[Path], None]
+) -> bool:
+    """Returns whether there is a folder that is to be replaced."""
+    if not os.path.lexists(target):
+        return False
+    if not target.is_dir():
+        raise OutputError(path, "is no directory", "Name another one")
+    if not overwrite:
+        raise OutputError(path, "exists", "Use --force to replace it")
+    require(target)
+    return True
+
+
 def _require_free(target: Path, path: Path, overwrite: bool) -> int | None:
     """Returns the mode of the file that would be replaced, if there is one."""
     try:
@@ -107,14 +179,16 @@ def _locked(path: Path) -> int | None:
         os.close(file)
 
 
-def _sweep(folder: Path) -> None:
+def _sweep(parent: Path) -> None:
     """Removes the temporary files of processes that are gone: nobody locks those."""
-    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+    for path in parent.glob(f"{_PREFIX}*{_SUFFIX}"):
         with suppress(OSError):
-            file = os.open(path, os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0))
+            is_folder = path.is_dir()
+            flags = os.O_RDONLY if is_folder else os.O_WRONLY
+            file = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
             try:
                 if lock(file, wait=False):
-                    path.unlink()
+                    shutil.rmtree(path) if is_folder else path.unlink()
             finally:
                 os.close(file)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from parity.errors import CheckpointError
 
@@ -18,6 +18,9 @@ FORMAT_VERSION = 2
 
 MAX_INDEX = 2**24
 """Bytes that a directory, a pickle or a header may have: many times what any has."""
+
+MAX_BYTES = 16 * 2**30
+"""More than any network here has."""
 
 Hear = Callable[[Any], object]
 """Told the bytes of a file as they are read, each once and in order."""
@@ -59,6 +62,32 @@ class Content:
     notes: list[str] = field(default_factory=list)
     size: int = 0
     sha256: str = ""
+
+
+def whole(file: BinaryIO, size: int, hear: Hear) -> bytes:
+    """Returns a file's bytes: what is checked in them is what is read."""
+    file.seek(0)
+    data = file.read(size)
+    if len(data) != size or file.read(1):
+        raise CheckpointError("changed while it was read. Wait until it is complete")
+    hear(data)
+    return data
+
+
+def require_room(claimed: int, size: int) -> None:
+    """Checks what arrays claim before room is made for them; zeros compress well.
+
+    Args:
+        claimed: bytes of them all.
+        size: bytes of the file.
+
+    Raises:
+        CheckpointError: no such file holds weights of such a size.
+    """
+    if claimed > min(2 * size + 2**28, MAX_BYTES):
+        raise CheckpointError(
+            f"its arrays claim {claimed} bytes, which the file cannot hold"
+        )
 
 
 def written_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:

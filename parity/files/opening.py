@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from parity.errors import CheckpointError
-from parity.files.content import Content, Hear
+from parity.files.content import MAX_BYTES, Content, Hear
+from parity.files.hdf5 import MAGIC
+from parity.files.keras_format import KERAS_MEMBERS, read_hdf5, read_keras
+from parity.files.msgpack_format import is_msgpack, read_msgpack
+from parity.files.npz import read_npz
+from parity.files.orbax_format import is_folder, read_orbax
 from parity.files.pth import LEGACY_MAGIC, read_legacy, read_zip
 from parity.files.safetensors_format import entries_at, header_of, read_safetensors
 from parity.files.stages import stage
 from parity.inputs import open_regular
-
-MAX_BYTES = 16 * 2**30
-"""More than any network here has."""
 
 _NOT_CHECKPOINTS: dict[bytes, str] = {
     b"\x1f\x8b": "is compressed with gzip. Unpack it first",
@@ -32,17 +34,35 @@ _NOT_CHECKPOINTS: dict[bytes, str] = {
 }
 
 
+_EXTENSIONS: dict[str, tuple[str, ...]] = {
+    "safetensors": (".safetensors",),
+    ".pth": (".pth", ".pt"),
+    "legacy .pth": (".pth", ".pt"),
+    "npz": (".npz",),
+    "msgpack": (".msgpack",),
+    "HDF5": (".h5", ".hdf5"),
+    "Keras HDF5": (".h5", ".hdf5"),
+    "Keras 3 HDF5": (".h5", ".hdf5"),
+    ".keras": (".keras",),
+}
+"""How files of a kind are called."""
+
+
 def read(path: Path) -> Content:
     """Opens a file, recognises it, checks its structure and reads it, all of it once.
 
     Args:
-        path: the file.
+        path: the file, or the folder that Orbax makes.
 
     Raises:
         CheckpointError: no such file, no file of weights, or a damaged one.
     """
     sha = hashlib.sha256()
     hear = stage("validation")(sha.update)
+    if is_folder(path):
+        content = read_orbax(path, hear)
+        content.sha256 = sha.hexdigest()
+        return content
     try:
         with open_regular(path, MAX_BYTES, CheckpointError) as file:
             size = os.fstat(file.fileno()).st_size
@@ -53,9 +73,9 @@ def read(path: Path) -> Content:
             advice="Check the path and its permissions",
         ) from error
     content.size, content.sha256 = size, sha.hexdigest()
-    expected = (".safetensors",) if content.kind == "safetensors" else (".pth", ".pt")
+    known = {suffix for suffixes in _EXTENSIONS.values() for suffix in suffixes}
     suffix = path.suffix.lower()
-    if suffix in (".safetensors", ".pth", ".pt") and suffix not in expected:
+    if suffix in known and suffix not in _EXTENSIONS[content.kind]:
         content.notes.append(f"the content is {content.kind}, whatever the name says")
     return content
 
@@ -66,11 +86,14 @@ def each(path: Path) -> Iterator[tuple[str, Any]]:
     Of a .safetensors one entry at a time is in memory; torch reads only whole files.
 
     Args:
-        path: the file; its content tells the format.
+        path: the file or folder; its content tells the format.
 
     Raises:
         CheckpointError: it is damaged.
     """
+    if is_folder(path):
+        yield from read_orbax(path, len).value.items()
+        return
     with open_regular(path, MAX_BYTES, CheckpointError) as file:
         size = os.fstat(file.fileno()).st_size
         read_all = _recognise(file, size)
@@ -87,11 +110,18 @@ def _recognise(file: BinaryIO, size: int) -> Callable[[BinaryIO, int, Hear], Con
         if head.startswith(magic):
             raise CheckpointError(what)
     if head.startswith(b"PK\x03\x04"):
-        return read_zip
+        first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+        if first.endswith(b".npy"):
+            return read_npz
+        return read_keras if first.decode("latin-1") in KERAS_MEMBERS else read_zip
+    if head.startswith(MAGIC):
+        return read_hdf5
     if head.startswith(LEGACY_MAGIC):
         return read_legacy
     if size > 8 and head[8:9] == b"{":
         return read_safetensors
+    if is_msgpack(head):
+        return read_msgpack
     if head.lstrip()[:1] == b"<":
         raise CheckpointError(
             "is a web page, not weights. Its download met an error page; get it again"
@@ -102,6 +132,6 @@ def _recognise(file: BinaryIO, size: int) -> Callable[[BinaryIO, int, Hear], Con
             "torch and save it again"
         )
     raise CheckpointError(
-        f"is no .pth and no .safetensors (it begins with {head[:8]!r}). "
-        "Check that this is the right file"
+        "is no .pth and no .safetensors, nor .npz, .msgpack, .h5 or .keras (it begins "
+        f"with {head[:8]!r}). Check that this is the right file"
     )

@@ -16,7 +16,7 @@ import numpy as np
 
 from parity.errors import CheckpointError
 from parity.files.archive import END, Member, members, require_end
-from parity.files.content import MAX_INDEX, Content, Hear, own_metadata
+from parity.files.content import MAX_INDEX, Content, Hear, own_metadata, whole
 from parity.files.stages import stage
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -28,7 +28,7 @@ def read_zip(file: BinaryIO, size: int, hear: Hear) -> Content:
     """Reads what torch has written since 1.6, from the very bytes that are checked."""
     file.seek(-min(size, END.size), io.SEEK_END)
     require_end(file.read(), size)
-    data = _whole(file, size, hear)
+    data = whole(file, size, hear)
     with stage("validation"):
         checked = _check(members(data))
     content = _unpickle(io.BytesIO(data), ".pth")
@@ -53,22 +53,13 @@ def _check(found: list[Member]) -> bool:
 
 def read_legacy(file: BinaryIO, size: int, hear: Hear) -> Content:
     """Reads what torch wrote before 1.6."""
-    data = _Bounded(_whole(file, size, hear))
+    data = _Bounded(whole(file, size, hear))
     content = _unpickle(data, "legacy .pth")
     if data.tell() != size:
         raise CheckpointError(
             f"{size - data.tell()} bytes follow the end of the data at {data.tell()}"
         )
     return content
-
-
-def _whole(file: BinaryIO, size: int, hear: Hear) -> bytes:
-    file.seek(0)
-    data = file.read(size)
-    if len(data) != size or file.read(1):
-        raise CheckpointError("changed while it was read. Wait until it is complete")
-    hear(data)
-    return data
 
 
 class _Bounded(io.BytesIO):

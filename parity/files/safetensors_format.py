@@ -90,14 +90,14 @@ def entries_at(
 
 
 def write_safetensors(
-    path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None
 ) -> None:
     """Writes a file, by size of the dtype and by name, as the library lays it out."""
     if _METADATA in arrays:
         raise CheckpointError(f"{_METADATA} is no name that an entry can have")
     dtypes = {np.dtype(dtype): name for name, dtype in _SAFETENSORS_DTYPES.items()}
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
-    header: dict[str, Any] = {_METADATA: metadata}
+    header: dict[str, Any] = {} if metadata is None else {_METADATA: metadata}
     end = 0
     for name in names:
         begin, end = end, end + arrays[name].nbytes

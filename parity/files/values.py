@@ -33,6 +33,12 @@ def require_names(names: Iterable[object]) -> None:
         )
 
 
+def is_number(dtype: np.dtype) -> bool:
+    """Whether values of a dtype are numbers or truths, as arrays in files may have."""
+    numpys = dtype.type.__module__ == "numpy"  # ml_dtypes has smaller ones
+    return dtype.name == "bfloat16" or (numpys and dtype.kind in "fiub")
+
+
 def leaf_problem(dtype: str, shape: tuple[int, ...]) -> str:
     """Says why an array can be no weights; empty if it can."""
     if dtype not in DTYPES:

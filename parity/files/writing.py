@@ -14,8 +14,12 @@ import numpy as np
 
 from parity.errors import CheckpointError, OutputError
 from parity.files import opening
-from parity.files.atomic import replacing, sync
+from parity.files.atomic import replacing, replacing_folder, sync
 from parity.files.content import LAYOUT, TOOL, written_metadata
+from parity.files.keras_format import write_h5, write_weights_h5
+from parity.files.msgpack_format import write_msgpack
+from parity.files.npz import write_npz
+from parity.files.orbax_format import require_orbax, write_orbax
 from parity.files.safetensors_format import write_safetensors
 from parity.files.stages import stage
 from parity.files.values import leaf_problem, require_names, require_values
@@ -23,12 +27,25 @@ from parity.weights.digest import differing_bits, digest
 from parity.weights.state import as_array, convertible, state_dict
 from resnet_spec import ResNetConfig
 
-Format = Literal["pth", "pth-legacy", "safetensors"]
+Format = Literal[
+    "pth",
+    "pth-legacy",
+    "safetensors",
+    "npz",
+    "msgpack",
+    "h5",
+    "weights.h5",
+    "orbax",
+]
 
 _EXTENSIONS: dict[str, Format] = {
     ".pth": "pth",
     ".pt": "pth",
     ".safetensors": "safetensors",
+    ".npz": "npz",
+    ".msgpack": "msgpack",
+    ".h5": "h5",
+    ".weights.h5": "weights.h5",
 }
 
 
@@ -52,8 +69,11 @@ def save(
         path: the target. Through a symbolic link its target is written.
         state: a model of either framework, or a mapping as ``state_dict`` returns it.
         config: what network this is; a twin brings its own.
-        format: ``"pth"``, ``"pth-legacy"`` (as before torch 1.6) or ``"safetensors"``;
-            by default what the path's extension says.
+        format: ``"pth"``, ``"pth-legacy"`` (as before torch 1.6), ``"safetensors"``,
+            ``"npz"``, ``"msgpack"`` (Flax's), ``"h5"`` and ``"weights.h5"`` (Keras's,
+            which take no other names than Keras's) or ``"orbax"``, a folder; by default
+            what the path's extension says. Only the first three, ``"h5"`` and
+            ``"weights.h5"`` have room for what it carries beside the weights.
         overwrite: replace a file that is there.
         source: name and sha256 of the file that the state was read from, if any.
         guessed: settings of the configuration that nobody has said.
@@ -70,9 +90,7 @@ def save(
     """
     path = Path(path)
     format = format or format_of(path)
-    if format not in _WRITERS:
-        known = ", ".join(_WRITERS)
-        raise ValueError(f"format is {format!r}; it must be one of {known}")
+    _require_known(format)
     bad: dict[str, str] = {}
     if isinstance(state, Mapping):
         arrays, bad = convertible(state)
@@ -103,9 +121,43 @@ def save(
     }
     if source is not None:
         metadata["source"] = dict(zip(("name", "sha256"), source, strict=True))
-    with replacing(path, overwrite) as temporary:
+    write(path, arrays, written_metadata(metadata), format, overwrite=overwrite)
+    return sha256
+
+
+def write(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, np.ndarray],
+    metadata: dict[str, str] | None,
+    format: Format,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes arrays as they are, under any names that the format can hold.
+
+    A temporary file is written, synced, read back, compared bit for bit and renamed.
+
+    Args:
+        path: the target. Through a symbolic link its target is written.
+        arrays: what to write, in the order that is written.
+        metadata: what to write beside them, where the format has room for it.
+        format: as for :func:`save`.
+        overwrite: replace a file that is there, or with ``"orbax"`` a folder of Orbax.
+
+    Raises:
+        CheckpointError: the format cannot hold these names or values.
+        OutputError: the file cannot be written; what stood there stands there still.
+        ValueError: there is no such format.
+    """
+    path = Path(path)
+    _require_known(format)
+    if format == "orbax":
+        target = replacing_folder(path, overwrite, require_orbax)
+    else:
+        target = replacing(path, overwrite)
+    with target as temporary:
         try:
-            _WRITERS[format](temporary, arrays, written_metadata(metadata))
+            _WRITERS[format](temporary, arrays, metadata)
             sync(temporary)
             if not _holds(temporary, arrays):
                 raise OutputError(
@@ -113,7 +165,12 @@ def save(
                 )
         except CheckpointError as error:
             raise error.at(path) from error.__cause__
-    return sha256
+
+
+def _require_known(format: str) -> None:
+    if format not in _WRITERS:
+        known = ", ".join(_WRITERS)
+        raise ValueError(f"format is {format!r}; it must be one of {known}")
 
 
 @stage("validation")
@@ -135,7 +192,16 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     Raises:
         OutputError: it stands for none.
     """
-    extension = Path(path).suffix.lower()
+    *_, before, last = ("", "", *Path(path).suffixes)
+    extension = last.lower()
+    if f"{before}{last}".lower() in _EXTENSIONS:
+        extension = f"{before}{last}".lower()
+    if extension == ".keras":
+        raise OutputError(
+            path,
+            "is a .keras, which holds a model of Keras's, too",
+            "Write .weights.h5, and give that to the model's load_weights",
+        )
     if extension not in _EXTENSIONS:
         raise OutputError(
             path,
@@ -148,7 +214,7 @@ def format_of(path: str | os.PathLike[str]) -> Format:
 def _write_pth(
     path: Path,
     arrays: Mapping[str, np.ndarray],
-    metadata: dict[str, str],
+    metadata: dict[str, str] | None,
     *,
     legacy: bool = False,
 ) -> None:
@@ -159,7 +225,7 @@ def _write_pth(
     state = OrderedDict((name, to_torch(array)) for name, array in arrays.items())
     # Where torch itself keeps the versions of modules; load_state_dict looks up modules
     # in it by name, and no module has this one.
-    state._metadata = OrderedDict(metadata)  # type: ignore[attr-defined]
+    state._metadata = OrderedDict(metadata or {})  # type: ignore[attr-defined]
     before = sys.exception()  # the caller may save because of an interrupt
     with open(path, "wb") as opened:  # torch would put its name into the archive
         file: Any = _Told(opened)
@@ -191,15 +257,20 @@ class _Told:
 
 
 def _write_legacy_pth(
-    path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None
 ) -> None:
     _write_pth(path, arrays, metadata, legacy=True)
 
 
-_Writer = Callable[[Path, Mapping[str, np.ndarray], dict[str, str]], None]
+_Writer = Callable[[Path, Mapping[str, np.ndarray], dict[str, str] | None], None]
 
 _WRITERS: dict[Format, _Writer] = {
     "safetensors": write_safetensors,
     "pth": _write_pth,
     "pth-legacy": _write_legacy_pth,
+    "npz": write_npz,
+    "msgpack": write_msgpack,
+    "h5": write_h5,
+    "weights.h5": write_weights_h5,
+    "orbax": write_orbax,
 }

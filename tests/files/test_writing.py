@@ -111,8 +111,8 @@ def test_a_folder_or_a_path_without_one_is_refused(tmp_path: Path):
         parity.save(tmp_path / "a.pth", STATE)
     with pytest.raises(OutputError, match="there is no folder"):
         parity.save(tmp_path / "b" / "a.pth", STATE)
-    with pytest.raises(OutputError, match=r"'\.h5' names no format.*\.safetensors"):
-        parity.save(tmp_path / "a.h5", STATE)
+    with pytest.raises(OutputError, match=r"'\.ckpt' names no format.*\.safetensors"):
+        parity.save(tmp_path / "a.ckpt", STATE)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
