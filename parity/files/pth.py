@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import codecs
-import collections
 import datetime
 import io
 import pathlib
@@ -101,7 +100,9 @@ def _inert() -> list[Any]:
     multiarray = np._core.multiarray  # type: ignore[attr-defined]
     dtypes = (getattr(np.dtypes, name) for name in np.dtypes.__all__)
     return [
-        *(argparse.Namespace, collections.defaultdict, collections.deque),
+        argparse.Namespace,
+        (_plain_dict, "collections.defaultdict"),
+        (_plain_list, "collections.deque"),
         *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta),
         *(datetime.timezone, int, float, complex, bool, str, list, dict, tuple, set),
         *(pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PureWindowsPath),
@@ -111,6 +112,14 @@ def _inert() -> list[Any]:
         (multiarray.scalar, "numpy.core.multiarray.scalar"),
         codecs.encode,
     ]
+
+
+def _plain_dict(*_: object) -> dict[Any, Any]:
+    return {}  # torch fills no other kind
+
+
+def _plain_list(*_: object) -> list[Any]:
+    return []
 
 
 def _what_pickle_said(error: Exception) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
+
 from parity.errors import CheckpointError
 from parity.weights.dialects.recognising import require_dialect, what_it_is
 from resnet_spec.printable import plain
@@ -97,10 +99,11 @@ def unwrapped(value: object, key: str | None, notes: list[str]) -> Mapping[Any, 
         )
     if key is not None:
         return _entry(value, key)
-    if any(map(_is_array, value.values())):
-        return value
     states = [name for name in value if _is_state(value[name]) and len(value[name])]
     states = states or [name for name in value if _is_state(value[name])]
+    own = sum(map(_is_array, value.values()))
+    if own and own >= max((len(value[name]) for name in states), default=0):
+        return value
     known = [name for name in WRAPPERS if name in states]
     if len(known) > 1 or (len(states) > 1 and not known):
         several = {str(name): _what(value[name]) for name in known or states}
@@ -133,7 +136,7 @@ def _entry(value: Mapping[Any, Any], key: str) -> Mapping[Any, Any]:
 
 
 def _is_array(value: object) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    return hasattr(value, "nbytes") and not isinstance(value, np.generic)
 
 
 def _is_state(value: object) -> bool:

@@ -478,8 +478,10 @@ def test_what_people_save_beside_weights_is_skipped(path: Path, tensors, arrays)
     beside = {
         "args": argparse.Namespace(lr=0.1, out=pathlib.PurePosixPath("out")),
         "best": np.float64(0.9),
+        "loss": torch.tensor(0.5),
         "dtype": np.dtype("float32"),
         "seen": collections.defaultdict(int, {"a": 1}),
+        "last": collections.deque([1, 2], maxlen=2),
         "at": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
         "path": pathlib.Path("a") / "b",
     }
