@@ -284,9 +284,14 @@ class BlurPool2d(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j c"]:
         """Pads by reflection and pools."""
-        # By hand: numpy's reflection counts pixels, which jax.export does not know.
-        x = jnp.concatenate([x[:, 1:2], x, x[:, -2:-1]], axis=1)
-        x = jnp.concatenate([x[:, :, 1:2], x, x[:, :, -2:-1]], axis=2)
+        for axis in (1, 2):
+            # One pixel from where an array says: of another slice, as of numpy's
+            # reflection, jax.export would have to know how many pixels there are.
+            first, last = (
+                jax.lax.dynamic_slice_in_dim(x, jnp.asarray(at), 1, axis)
+                for at in (1, x.shape[axis] - 2)
+            )
+            x = jnp.concatenate([first, x, last], axis)
         x = _mean_over(x, (1, 2, 2, 1), (1, 1, 1, 1), False)
         return _mean_over(x, (1, 2, 2, 1), (1, *self.strides, 1), False)
 

@@ -191,7 +191,7 @@ class MaxPool2d(nn.MaxPool2d):
         """Pools."""
         window = zip(self.kernel_size, self.stride, (1, 1), strict=True)
         rows, columns = same_padding(input, *window)
-        if all(isinstance(size, int) for size in input.shape[2:]):
+        if isinstance(input.shape[2], int) and isinstance(input.shape[3], int):
             # A last window that hangs over is padded behind: no map is copied, and the
             # winners' places are those of the map itself.
             before = rows[0], columns[0]
@@ -208,7 +208,7 @@ def same_padding(
     rows: tuple[int, int, int],
     columns: tuple[int, int, int],
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Returns what SAME pads before and behind rows and columns.
+    """Returns what is padded before and behind rows and columns, as SAME does.
 
     Args:
         x: images.
@@ -222,9 +222,10 @@ def same_padding(
         if size == 1:
             sides.append((0, 0))
             continue
-        # To the end of the last window, which is no shorter than its stride.
-        total = (size - 1) * dilation + 1 - stride + -length % stride
-        sides.append((total // 2, total - total // 2))
+        reach = (size - 1) * dilation
+        before = (reach + 1 - stride + -length % stride) // 2
+        # Behind, what no window reaches too, so that all together is known without x.
+        sides.append((before, reach - before))
     return sides[0], sides[1]
 
 
