@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import jax
@@ -19,6 +18,8 @@ import resnet_torch
 from parity.judging.distance import deviation
 from parity.judging.tolerances import FLOAT64_BUFFERS, G1_FORWARD
 from resnet_flax import pooling
+from resnet_flax.layers import AvgPool2d, BlurPool2d
+from resnet_flax.layers import Conv2d as FlaxConv2d
 from resnet_spec import ResNetConfig
 from resnet_torch.layers import Conv2d, MaxPool2d
 from tests.support.networks import (
@@ -33,7 +34,7 @@ from tests.support.networks import (
 PLACES = ("stem", "block", "pool")
 SAME: dict[str, Any] = {f"{place}_padding": "same" for place in PLACES}
 DEEP = TINY_BOTTLENECK.replace(stem="deep", shortcut="D")
-SIZES = [(64, 96), (65, 97), (47, 50), (9, 34)]
+SIZES = [(64, 96), (9, 50)]
 
 
 def _draw(*shape: int) -> np.ndarray:
@@ -44,7 +45,7 @@ def _draw(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [(3, 3), (7, 7), (1, 3)])
 def test_a_convolution_padded_same_is_xlas(size: tuple[int, int], dilation: int):
     conv = Conv2d(3, 4, size, stride=2, dilation=dilation).double()
-    for height, width in product((1, 2, 7, 8, 13), (3, 4, 12)):
+    for height, width in ((1, 3), (2, 4), (7, 8), (8, 13)):
         x = _draw(2, 3, height, width)
         with jax.enable_x64(True):
             expected = lax.conv_general_dilated(
@@ -64,7 +65,7 @@ def test_a_convolution_padded_same_is_xlas(size: tuple[int, int], dilation: int)
 def test_a_pool_padded_same_is_xlas_with_its_gradient(size: tuple[int, int]):
     pool: Any = MaxPool2d(size, stride=(2, 2))
     traced = torch.fx.symbolic_trace(nn_of(pool))
-    for height, width in product((1, 2, 7, 8), (3, 4, 12)):
+    for height, width in ((1, 3), (2, 4), (7, 8), (8, 12)):
         x = np.round(2 * _draw(2, 3, height, width)) - 9  # with ties, and no zero
         with jax.enable_x64(True):
             y = jnp.asarray(x)
@@ -110,7 +111,7 @@ class Reference:
     def norm(self, key: str, x: jax.Array) -> jax.Array:
         names = ("running_mean", "running_var", "weight", "bias")
         mean, var, weight, bias = (
-            self.state[f"{key}.{name}"][:, None, None] for name in names
+            self.state[f"{key}.{name}"][None, :, None, None] for name in names
         )
         return (x - mean) / jnp.sqrt(var + 1e-5) * weight + bias
 
@@ -135,7 +136,7 @@ class Reference:
         for key, stride in (("layer1.0", 1), ("layer2.0", 2), ("layer2.1", 1)):
             y = self.block(key, y, stride)
         return np.asarray(
-            y.mean((2, 3)) @ self.state["fc.weight"].T + self.state["fc.bias"]
+            y.mean((2, 3)) @ self.state["fc.weight"].T + self.state["fc.bias"][None]
         )
 
 
@@ -150,7 +151,13 @@ def _logits(config: ResNetConfig, x: np.ndarray) -> tuple[Any, np.ndarray, np.nd
 
 
 @pytest.mark.parametrize("places", [("stem",), ("block",), ("pool",), PLACES])
-@pytest.mark.parametrize("config", [TINY, TINY_BOTTLENECK], ids=["basic", "bottleneck"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(TINY, id="basic"),
+        pytest.param(TINY_BOTTLENECK, id="bottleneck", marks=pytest.mark.slow),
+    ],
+)
 def test_each_setting_pads_its_own_layers_as_xla_does(
     config: ResNetConfig, places: tuple[str, ...]
 ):
@@ -231,7 +238,10 @@ def test_training_is_equal_in_float64(kind: str):
         assert deviation(by_name[name], expected).l2 <= FLOAT64_BUFFERS, name
 
 
-@pytest.mark.parametrize("kind", ["same", "blur", "average"])
+@pytest.mark.parametrize(
+    "kind",
+    ["same", *(pytest.param(k, marks=pytest.mark.slow) for k in ("blur", "average"))],
+)
 def test_the_check_passes_the_twins_and_names_the_layer_that_pads_otherwise(kind: str):
     config, size = CASES[kind]
     model = random_torch(config).eval()
@@ -239,17 +249,31 @@ def test_the_check_passes_the_twins_and_names_the_layer_that_pads_otherwise(kind
     x = images(config, *size).astype(np.float32)
     report = parity.check(model, twin, x, gates=["G1", "G1 training"])
     assert report.ok, str(report)
-    culprit = {"same": "maxpool", "blur": "maxpool.1", "average": "maxpool"}[kind]
-    layer = twin.maxpool[1] if kind == "blur" else twin.maxpool
-    layer.padding = ((1, 1), (1, 1))
-    if kind != "same":
-        layer.__class__ = type("Shifted", (type(layer),), {"__call__": _shifted})
+    if kind == "same":
+        twin.maxpool.padding = ((1, 1), (1, 1))
+    elif kind == "blur":
+        twin.maxpool[1].__class__ = ShiftedBlur
+    else:
+        twin.maxpool.__class__ = ShiftedMean
     report = parity.check(model, twin, x, gates=["G1"])
-    assert report.first_divergence == culprit
+    expected = {"same": "maxpool", "blur": "maxpool.1", "average": "maxpool"}[kind]
+    assert report.first_divergence == expected
 
 
-def _shifted(self: Any, x: jax.Array) -> jax.Array:
-    return super(type(self), self).__call__(jnp.roll(x, 1, 1))
+class ShiftedBlur(BlurPool2d):
+    """Takes the other pixel of two."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Pools."""
+        return super().__call__(jnp.roll(x, 1, 1))
+
+
+class ShiftedMean(AvgPool2d):
+    """Takes the means of other pairs."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Pools."""
+        return super().__call__(jnp.roll(x, 1, 1))
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -289,9 +313,9 @@ def test_fast_forms_compute_the_same(kind: str):
         twin = resnet_flax.fuse(flax_like(model, "float64"))
         fast = resnet_flax.winograd(twin)
         kernels = {
-            tuple(module.kernel.shape[:2])
+            module.kernel[...].shape[:2]
             for _, module in nnx.iter_modules(fast)
-            if isinstance(module, resnet_flax.layers.Conv2d)
+            if isinstance(module, FlaxConv2d)
         }
         assert ((4, 4) in kernels) == (config.dimensions == 2 and config.groups == 1)
         for form in (twin, fast):
