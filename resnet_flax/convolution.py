@@ -59,6 +59,10 @@ def convolve(
     """
     # What jax.export knows by a symbol only, XLA's own takes.
     sized = all(isinstance(size, int) for size in x.shape)
+    if padding == "SAME" and not sized:
+        dilation = settings.get("rhs_dilation") or (1, 1)
+        x = pad_same(x, 0, kernel.shape[:2], window_strides, dilation)
+        padding = "VALID"
     if jax.default_backend() == "cpu" and sized and _plain(settings):
         strides, precision = tuple(window_strides), settings.get("precision")
         if feature_group_count > 1:
@@ -75,6 +79,36 @@ def convolve(
         feature_group_count=feature_group_count,
         **{"dimension_numbers": _LAYOUT, **settings},
     )
+
+
+def pad_same(
+    x: Float[Array, "n h w c"],
+    value: float,
+    window: Sequence[int],
+    strides: Sequence[int],
+    dilation: Sequence[int] = (1, 1),
+) -> Float[Array, "n i j c"]:
+    """Pads a map of symbolic size so that windows begin where SAME lets them.
+
+    Behind, it pads what no window reaches too: all together is then known without the
+    map's size, and the next size has the same symbol as behind other layers. jax.export
+    sees no other sizes as equal.
+
+    Args:
+        x: images.
+        value: what it pads with.
+        window: rows and columns.
+        strides: over rows and columns.
+        dilation: of the window's rows and columns.
+    """
+    pads: list[Any] = [(0, 0, 0)]
+    for length, size, stride, dilated in zip(
+        x.shape[1:3], window, strides, dilation, strict=True
+    ):
+        reach = (size - 1) * dilated
+        before = (reach + 1 - stride + -length % stride) // 2 if size > 1 else 0
+        pads.append((before, reach - before, 0))
+    return lax.pad(x, jnp.asarray(value, x.dtype), [*pads, (0, 0, 0)])
 
 
 def _plain(settings: Mapping[str, Any]) -> bool:

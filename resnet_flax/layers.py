@@ -23,6 +23,7 @@ from resnet_flax.draws import Draws, kaiming_normal, uniform
 from resnet_flax.norm import BatchNorm2d
 from resnet_flax.pooling import max_pool
 from resnet_spec import ResNetConfig
+from resnet_spec.config import Padding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +73,11 @@ class Layers:
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
+        padding: Padding | None = None,
     ) -> Conv2d:
-        """A convolution that keeps the map's size at stride 1."""
+        """A convolution that keeps the map's size at stride 1; padded as in a block."""
+        same = (padding or self.config.block_padding) == "same"
+        same = same and stride > 1 and kernel_size > 1  # else both pad alike
         window = self._window(kernel_size)
         return Conv2d(
             in_channels,
@@ -81,7 +85,7 @@ class Layers:
             window,
             strides=(stride, stride),
             # 'SAME', Flax's default, pads one-sidedly at stride 2 on even sizes.
-            padding=self._padding(kernel_size, dilation),
+            padding=SAME if same else self._padding(kernel_size, dilation),
             kernel_dilation=(dilation, dilation),
             feature_group_count=groups,
             use_bias=self.config.conv_bias,
@@ -108,10 +112,13 @@ class Layers:
         """The rectifier."""
         return ReLU()
 
-    def maxpool(self, kernel_size: int, *, stride: int) -> MaxPool2d:
+    def maxpool(
+        self, kernel_size: int, *, stride: int, padding: Padding = "torch"
+    ) -> MaxPool2d:
         """The maximum over a window; padded positions never win."""
-        window, padding = self._window(kernel_size), self._padding(kernel_size)
-        return MaxPool2d(window, strides=(stride, stride), padding=padding)
+        around = SAME if padding == "same" else self._padding(kernel_size)
+        window = self._window(kernel_size)
+        return MaxPool2d(window, strides=(stride, stride), padding=around)
 
     def avgpool(self) -> AdaptiveAvgPool2d:
         """The mean over the whole map, whatever its size."""
@@ -126,6 +133,14 @@ class Layers:
         if stride == 1:
             return Identity()
         return AvgPool2d(self._window(2), strides=(stride, stride), ceil_mode=True)
+
+    def average(self, width: int) -> AvgPool2d:
+        """The mean over squares that do not overlap; what is left of a row is lost."""
+        return AvgPool2d((width, width), strides=(width, width))
+
+    def blur(self, stride: int) -> BlurPool2d:
+        """Every stride-th pixel of a blurred map."""
+        return BlurPool2d(strides=(stride, stride))
 
     def pad_channels(self, channels: int, *, stride: int) -> PadChannels:
         """Every stride-th pixel, with channels of zeros behind its own."""
@@ -155,6 +170,10 @@ class Layers:
     def _padding(self, size: int, dilation: int = 1) -> tuple[tuple[int, int], ...]:
         both = (dilation * (n - 1) // 2 for n in self._window(size))
         return tuple((side, side) for side in both)
+
+
+SAME = "SAME"
+"""What a layer has for its padding if the size of each map decides it."""
 
 
 class Sequential(nnx.List):
@@ -199,11 +218,11 @@ class MaxPool2d(nnx.Module):
         kernel_size: tuple[int, int],
         *,
         strides: tuple[int, int],
-        padding: tuple[tuple[int, int], ...],
+        padding: tuple[tuple[int, int], ...] | str,
     ) -> None:
         self.kernel_size = kernel_size
         self.strides = strides
-        self.padding = padding
+        self.padding: Any = padding
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j c"]:
         """Pools."""
@@ -250,6 +269,31 @@ def _mean_over(
         return jax.lax.reduce_window(x, zero, jax.lax.add, window, strides, over)
 
     return total(x) / total(jnp.ones_like(x))
+
+
+class BlurPool2d(nnx.Module):
+    """The mean over 3x3 pixels by the weights 1-2-1 both ways (arXiv 1904.11486).
+
+    It is the mean over 2x2 pixels of means over 2x2 pixels: no constants to carry.
+    """
+
+    def __init__(self, *, strides: tuple[int, int]) -> None:
+        self.kernel_size = (3, 3)
+        self.strides = strides
+        self.padding = 1
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j c"]:
+        """Pads by reflection and pools."""
+        for axis in (1, 2):
+            # One pixel from where an array says: of another slice, as of numpy's
+            # reflection, jax.export would have to know how many pixels there are.
+            first, last = (
+                jax.lax.dynamic_slice_in_dim(x, jnp.asarray(at), 1, axis)
+                for at in (1, x.shape[axis] - 2)
+            )
+            x = jnp.concatenate([first, x, last], axis)
+        x = _mean_over(x, (1, 2, 2, 1), (1, 1, 1, 1), False)
+        return _mean_over(x, (1, 2, 2, 1), (1, *self.strides, 1), False)
 
 
 class Identity(nnx.Module):

@@ -86,7 +86,9 @@ class Network(nnx.Module):
                     f"x.astype({str(dtype)!r}), or a network of float64"
                 )
         sizes = isinstance(h, int) and isinstance(w, int)  # jax.export has symbols
-        if n == 1 and sizes and max(h, w) <= 2**self.config.halvings:
+        if sizes and self.config.anti_alias != "none":  # a shortcut would be broadcast
+            self.config.check_size(h, w)
+        if n == 1 and sizes and self.config.map_size(h, w) == (1, 1):
             stage = getattr(self, self.stage_names[-1])
             norms = (
                 m for _, m in nnx.iter_modules(stage) if isinstance(m, BatchNorm2d)

@@ -18,6 +18,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from resnet_flax.convolution import pad_same
+
 
 def max_pool(
     x: Float[Array, "n h w c"],
@@ -36,9 +38,14 @@ def max_pool(
         padding: before and after rows and columns, or ``"SAME"`` or ``"VALID"``.
     """
     sized = all(isinstance(size, int) for size in x.shape)  # jax.export has symbols
-    if isinstance(padding, str) or not sized or jax.default_backend() != "cpu":
+    if padding == "SAME" and not sized:
+        x = pad_same(x, -jnp.inf, window, strides)
+        padding = "VALID"
+    if not sized or jax.default_backend() != "cpu":
         # Its annotation says str, its docstring that pairs of integers are right too.
         return nnx.max_pool(x, window, strides, padding)  # type: ignore[arg-type]
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], window, strides, padding)
     return _by_places(x, tuple(window), tuple(strides), tuple(padding))
 
 

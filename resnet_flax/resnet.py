@@ -27,8 +27,9 @@ class BasicBlock(nnx.Module):
     ) -> None:
         super().__init__()
         config = layers.config
+        self.aa = anti_alias(layers, stride)
         self.conv1 = layers.conv(
-            in_channels, width, 3, stride=stride, dilation=dilation
+            in_channels, width, 3, stride=1 if self.aa else stride, dilation=dilation
         )
         self.bn1 = layers.norm(width)
         self.relu = layers.relu()
@@ -40,6 +41,7 @@ class BasicBlock(nnx.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j k"]:
         """Computes relu(F(x) + shortcut(x))."""
         out = self.relu(self.bn1(self.conv1(x)))
+        out = out if self.aa is None else self.aa(out)
         out = self.bn2(self.conv2(out))
         if self.residual:
             out += x if self.downsample is None else self.downsample(x)
@@ -63,6 +65,8 @@ class Bottleneck(nnx.Module):
         inner, out_channels = config.inner_width(width), width * config.expansion
         # Both load the same weights without complaint and compute different numbers.
         stride1, stride2 = (stride, 1) if config.stride_on == "1x1" else (1, stride)
+        self.aa = anti_alias(layers, stride2)
+        stride2 = 1 if self.aa else stride2
         self.conv1 = layers.conv(in_channels, inner, 1, stride=stride1)
         self.bn1 = layers.norm(inner)
         self.conv2 = layers.conv(
@@ -79,6 +83,7 @@ class Bottleneck(nnx.Module):
         """Computes relu(F(x) + shortcut(x))."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
+        out = out if self.aa is None else self.aa(out)
         out = self.bn3(self.conv3(out))
         if self.residual:
             out += x if self.downsample is None else self.downsample(x)
@@ -105,21 +110,30 @@ def shortcut(
     return Sequential(layers.conv(in_channels, out_channels, 1, stride=stride), norm)
 
 
+def anti_alias(layers: Layers, stride: int) -> nnx.Module | None:
+    """Makes what halves a map instead of a convolution; ``None`` if that does."""
+    option = layers.config.anti_alias
+    if option == "none" or stride == 1:
+        return None
+    return layers.average(stride) if option == "average" else layers.blur(stride)
+
+
 # Stems and heads are rows of named layers, applied in order. The names belong to the
 # network itself, as torchvision's do.
 
 
 def stem(layers: Layers, width: int) -> dict:
     """Makes what stands before the first stage."""
-    kind, in_channels = layers.config.stem, layers.config.in_channels
+    config = layers.config
+    kind, in_channels, padding = config.stem, config.in_channels, config.stem_padding
     if kind == "3x3":
         conv1 = layers.conv(in_channels, width, 3)
     elif kind == "7x7":
-        conv1 = layers.conv(in_channels, width, 7, stride=2)
+        conv1 = layers.conv(in_channels, width, 7, stride=2, padding=padding)
     else:
         half = width // 2
         conv1 = Sequential(
-            layers.conv(in_channels, half, 3, stride=2),
+            layers.conv(in_channels, half, 3, stride=2, padding=padding),
             layers.norm(half),
             layers.relu(),
             layers.conv(half, half, 3),
@@ -128,7 +142,17 @@ def stem(layers: Layers, width: int) -> dict:
             layers.conv(half, width, 3),
         )
     row = {"conv1": conv1, "bn1": layers.norm(width), "relu": layers.relu()}
-    return row if kind == "3x3" else row | {"maxpool": layers.maxpool(3, stride=2)}
+    return row if kind == "3x3" else row | {"maxpool": stem_pool(layers)}
+
+
+def stem_pool(layers: Layers) -> nnx.Module:
+    """Makes the pool of a stem."""
+    option = layers.config.anti_alias
+    if option == "average":
+        return layers.average(2)
+    if option == "blur":
+        return Sequential(layers.maxpool(3, stride=1), layers.blur(2))
+    return layers.maxpool(3, stride=2, padding=layers.config.pool_padding)
 
 
 def head(layers: Layers, channels: int) -> dict:

@@ -12,8 +12,10 @@ from typing import Any, Literal, get_args
 
 from resnet_spec.spelling import did_you_mean
 
+AntiAlias = Literal["none", "average", "blur"]
 Block = Literal["basic", "bottleneck"]
 Head = Literal["linear", "signal", "conv"]
+Padding = Literal["torch", "same"]
 Shortcut = Literal["A", "B", "C", "D", "none"]
 Stem = Literal["7x7", "3x3", "deep"]
 StrideOn = Literal["1x1", "3x3"]
@@ -60,6 +62,16 @@ class ResNetConfig:
             ``"3x3"`` as torchvision does (v1.5) or ``"1x1"`` as in the paper (v1).
         replace_stride_with_dilation: one boolean per stage after the first; ``()`` is
             none. A stage set to true keeps its map's size and dilates its 3x3 kernels.
+        stem_padding: of the stem's strided convolution: ``"torch"`` pads both sides
+            alike, ``"same"`` as XLA's and TensorFlow's SAME: only as far as the last
+            window reaches, the smaller half before. Only maps of even size see it.
+        block_padding: of the strided 3x3 convolutions in blocks. (A 1x1 is never
+            padded, and shortcut D's pool is what SAME makes of it already.)
+        pool_padding: of the stem's max-pool.
+        anti_alias: what is strided instead of the 3x3 that begins a stage, behind its
+            rectifier, and of the stem's pool: ``"average"``: the mean over 2x2 pixels,
+            which is the whole pool of the stem; ``"blur"``: the binomial filter 1-2-1
+            (arXiv 1904.11486), behind the stem's maximum. (timm's ``aa_layer``.)
         in_channels: channels of the input images.
         num_classes: outputs of the linear head.
         include_top: with ``False`` the network ends after its last stage.
@@ -85,6 +97,10 @@ class ResNetConfig:
     signal_width: int | None = None
     stride_on: StrideOn = "3x3"
     replace_stride_with_dilation: tuple[bool, ...] = ()
+    stem_padding: Padding = "torch"
+    block_padding: Padding = "torch"
+    pool_padding: Padding = "torch"
+    anti_alias: AntiAlias = "none"
     in_channels: int = 3
     num_classes: int = 1000
     include_top: bool = True
@@ -144,6 +160,7 @@ class ResNetConfig:
 
     def _check_combinations(self) -> None:
         self._check_head()
+        self._check_maps()
         if self.stem == "deep":
             even = self.widths[0] % 2 == 0
             self._check("widths", even, "even at first: a deep stem has half of it")
@@ -188,6 +205,27 @@ class ResNetConfig:
             unused = self.signal_width is None
             self._check("signal_width", unused, "None without a signal head")
 
+    def _check_maps(self) -> None:
+        if self.stem == "3x3":
+            for field in ("stem_padding", "pool_padding"):
+                of_torch = getattr(self, field) == "torch"
+                self._check(
+                    field, of_torch, "'torch' with stem '3x3', which halves no map"
+                )
+        if self.anti_alias == "none":
+            return
+        others = {
+            "stem": self.stem == "3x3",
+            "head": self.head != "linear",
+            "dimensions": self.dimensions == 1,
+            "stride_on": self.stride_on == "1x1",
+            "replace_stride_with_dilation": any(self.replace_stride_with_dilation),
+            **{field: getattr(self, field) == "same" for field in _PADDINGS},
+        }
+        for field, other in others.items():
+            allowed = f"'none' with {field} {getattr(self, field)!r}"
+            self._check("anti_alias", not other, allowed)
+
     def _as_tuple(self, field: str) -> None:
         value = getattr(self, field)
         if not isinstance(value, tuple | list):
@@ -224,7 +262,7 @@ class ResNetConfig:
 
     @property
     def halvings(self) -> int:
-        """How often the body halves the map, each time rounding up."""
+        """How often the body halves the map."""
         stem = 0 if self.stem == "3x3" else 2
         return stem + self.replace_stride_with_dilation.count(False)
 
@@ -241,17 +279,21 @@ class ResNetConfig:
         if self.head == "conv":
             return (6 << self.halvings + 1, 8 << self.halvings + 1)
         side = 32 if self.stem == "3x3" else 224
+        if self.anti_alias != "none":  # which not every size fits
+            side = _halve(side, self.halvings) << self.halvings
         return (side if self.dimensions == 2 else 1, side)
 
     @property
     def uneven_size(self) -> tuple[int, int]:
         """A size of that order whose sides differ, where the head allows it."""
         height, width = self.natural_size
+        if self.anti_alias != "none":
+            return (height, width + (1 << self.halvings))
         square = self.head == "linear" and height == width
         return (height, width - width // 7) if square else (height, width)
 
     def fitting_inputs(self) -> str:
-        """Says which images fit the head."""
+        """Says which images fit the network."""
         if self.head == "signal":
             first = SIGNAL_POOL * self.signal_positions - 1 << self.halvings
             last = first + (SIGNAL_POOL << self.halvings)
@@ -264,17 +306,35 @@ class ResNetConfig:
                 f"frames whose map has {CONV_HEAD_POSITIONS} positions fit, as "
                 f"{', '.join(sizes)} (height by width)"
             )
+        if self.anti_alias == "average":
+            return (
+                f"images whose sides are multiples of {1 << self.halvings}, one pixel "
+                "less, or up to two more fit"
+            )
+        if self.anti_alias == "blur":
+            return f"images of more than {1 << self.halvings - 1} pixels a side fit"
         return "images of any size fit"
 
+    def map_size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns height and width of the last stage's map."""
+        if self.anti_alias == "average":  # the pools of means alone round down
+            return (height + 1 >> self.halvings, width + 1 >> self.halvings)
+        return (_halve(height, self.halvings), _halve(width, self.halvings))
+
     def check_size(self, height: int, width: int) -> None:
-        """Checks that images of this size fit the head.
+        """Checks that images of this size fit the network.
 
         Raises:
             ValueError: they do not; the message says which do.
         """
-        rows, columns = (_halve(side, self.halvings) for side in (height, width))
+        rows, columns = self.map_size(height, width)
         fits = True
-        if self.include_top and self.head == "signal":
+        if self.anti_alias == "average":  # else a pool drops what a shortcut keeps
+            sides = ((height, rows), (width, columns))
+            fits = all(n > 0 and side - (n << self.halvings) < 3 for side, n in sides)
+        elif self.anti_alias == "blur":  # a map of one pixel has nothing to reflect
+            fits = min(height, width) > 1 << self.halvings - 1
+        elif self.include_top and self.head == "signal":
             fits = height == 1 and columns // SIGNAL_POOL == self.signal_positions
         elif self.include_top and self.head == "conv":
             fits = _halve(rows, 1) * _halve(columns, 1) == CONV_HEAD_POSITIONS
@@ -334,6 +394,8 @@ _MOST_NUMBER, _MOST_STAGES, _MOST_BLOCKS, _MOST_WEIGHTS = 2**31, 32, 4096, 2**32
 
 _COUNT = "a positive integer below 2**31"
 
+_PADDINGS = ("stem_padding", "block_padding", "pool_padding")
+
 _COUNTS = ("groups", "width_per_group", "in_channels", "num_classes")
 
 _WEIGHTS = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
@@ -350,6 +412,8 @@ _OTHERS: Mapping[str, str] = {
     "cardinality": "groups",
     "base_width": "width_per_group",
     "output_stride": "replace_stride_with_dilation",
+    "aa_layer": "anti_alias",
+    "antialias": "anti_alias",
     "zero_init_last": "zero_init_residual",
     "stem_type": "stem",
     "depths": "layers",
@@ -366,6 +430,8 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
     "shortcut": get_args(Shortcut),
     "head": get_args(Head),
     "stride_on": get_args(StrideOn),
+    **dict.fromkeys(_PADDINGS, get_args(Padding)),
+    "anti_alias": get_args(AntiAlias),
     "dimensions": (1, 2),
 }
 

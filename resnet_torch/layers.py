@@ -17,6 +17,7 @@ from torch.nn import Sequential as Sequential  # with torch's own names: "0", "1
 from torch.nn.utils import skip_init
 
 from resnet_spec import ResNetConfig
+from resnet_spec.config import Padding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +48,13 @@ class Layers:
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
+        padding: Padding | None = None,
     ) -> nn.Conv2d:
-        """A convolution that keeps the map's size at stride 1."""
+        """A convolution that keeps the map's size at stride 1; padded as in a block."""
+        same = (padding or self.config.block_padding) == "same"
+        same = same and stride > 1 and kernel_size > 1  # else both pad alike
         conv = self._build(
-            nn.Conv2d,
+            Conv2d if same else nn.Conv2d,
             in_channels,
             out_channels,
             self._window(kernel_size),
@@ -60,6 +64,8 @@ class Layers:
             groups=groups,
             bias=self.config.conv_bias,
         )
+        if same:
+            conv.padding = SAME
         if conv.weight.is_meta:  # nothing to draw, which takes torch its time
             return conv
         nn.init.kaiming_normal_(
@@ -87,12 +93,16 @@ class Layers:
         """The rectifier; in place, so that it holds no map of its own."""
         return nn.ReLU(inplace=True)
 
-    def maxpool(self, kernel_size: int, *, stride: int) -> nn.MaxPool2d:
+    def maxpool(
+        self, kernel_size: int, *, stride: int, padding: Padding = "torch"
+    ) -> nn.MaxPool2d:
         """The maximum over a window; padded positions never win."""
+        if padding == "same":
+            return MaxPool2d(self._window(kernel_size), stride=(stride, stride))
         if self.config.dimensions == 2:  # by integers, as torchvision prints it
             return nn.MaxPool2d(kernel_size, stride=stride, padding=kernel_size // 2)
-        window, padding = self._window(kernel_size), self._padding(kernel_size)
-        return nn.MaxPool2d(window, stride=stride, padding=padding)
+        window, around = self._window(kernel_size), self._padding(kernel_size)
+        return nn.MaxPool2d(window, stride=stride, padding=around)
 
     def avgpool(self) -> nn.AdaptiveAvgPool2d:
         """The mean over the whole map, whatever its size."""
@@ -108,6 +118,14 @@ class Layers:
             return nn.Identity()
         window = self._window(2)
         return nn.AvgPool2d(window, stride, ceil_mode=True, count_include_pad=False)
+
+    def average(self, width: int) -> nn.AvgPool2d:
+        """The mean over squares that do not overlap; what is left of a row is lost."""
+        return nn.AvgPool2d(width)
+
+    def blur(self, stride: int) -> BlurPool2d:
+        """Every stride-th pixel of a blurred map."""
+        return BlurPool2d(stride=stride)
 
     def pad_channels(self, channels: int, *, stride: int) -> PadChannels:
         """Every stride-th pixel, with channels of zeros behind its own."""
@@ -138,6 +156,96 @@ class Layers:
     def _padding(self, size: int, dilation: int = 1) -> tuple[int, int]:
         rows, columns = (dilation * (n - 1) // 2 for n in self._window(size))
         return (rows, columns)
+
+
+SAME = "SAME"
+"""What a layer has for its padding if the size of each map decides it."""
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that pads as XLA's SAME does."""
+
+    def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k i j"]:
+        """Pads and convolves."""
+        window = zip(self.kernel_size, self.stride, self.dilation, strict=True)
+        rows, columns = same_padding(input, *window)
+        x = nn.functional.pad(input, (*columns, *rows))
+        return nn.functional.conv2d(
+            *(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        )
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """The maximum over a window, padded as XLA's SAME does."""
+
+    kernel_size: Any  # pairs, here
+    stride: Any
+
+    def __init__(
+        self, kernel_size: tuple[int, int], *, stride: tuple[int, int]
+    ) -> None:
+        super().__init__(kernel_size, stride=stride)
+        self.padding: Any = SAME
+
+    def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c i j"]:
+        """Pools."""
+        window = zip(self.kernel_size, self.stride, (1, 1), strict=True)
+        rows, columns = same_padding(input, *window)
+        if isinstance(input.shape[2], int) and isinstance(input.shape[3], int):
+            # A last window that hangs over is padded behind: no map is copied, and the
+            # winners' places are those of the map itself.
+            before = rows[0], columns[0]
+            return nn.functional.max_pool2d(
+                input, self.kernel_size, self.stride, before, ceil_mode=True
+            )
+        # What torch.export and torch.fx know by a symbol only, no pool pads by.
+        x = nn.functional.pad(input, (*columns, *rows), value=-float("inf"))
+        return nn.functional.max_pool2d(x, self.kernel_size, self.stride)
+
+
+def same_padding(
+    x: Float[Tensor, "n c h w"],
+    rows: tuple[int, int, int],
+    columns: tuple[int, int, int],
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns what is padded before and behind rows and columns, as SAME does.
+
+    Args:
+        x: images.
+        rows: size, stride and dilation of the window.
+        columns: the same.
+    """
+    sides = []
+    for length, (size, stride, dilation) in zip(
+        (x.shape[2], x.shape[3]), (rows, columns), strict=True
+    ):
+        if size == 1:
+            sides.append((0, 0))
+            continue
+        reach = (size - 1) * dilation
+        before = (reach + 1 - stride + -length % stride) // 2
+        # Behind, what no window reaches too, so that all together is known without x.
+        sides.append((before, reach - before))
+    return sides[0], sides[1]
+
+
+class BlurPool2d(nn.Module):
+    """The mean over 3x3 pixels by the weights 1-2-1 both ways (arXiv 1904.11486).
+
+    It is the mean over 2x2 pixels of means over 2x2 pixels: no constants to carry.
+    """
+
+    def __init__(self, *, stride: int) -> None:
+        super().__init__()
+        self.kernel_size = (3, 3)
+        self.stride = stride
+        self.padding = 1
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c i j"]:
+        """Pads by reflection and pools."""
+        x = nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
+        x = nn.functional.avg_pool2d(x, 2, stride=1)
+        return nn.functional.avg_pool2d(x, 2, stride=self.stride)
 
 
 class PadChannels(nn.Module):

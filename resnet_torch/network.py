@@ -104,7 +104,9 @@ class Network(nn.Module):
                     f"the images are {x.dtype}, the network is {dtype}; use "
                     f"x.to({dtype}), or model.double()"
                 )
-        if n == 1 and self.training and max(h, w) <= 2**self.config.halvings:
+        if self.config.anti_alias != "none":  # a shortcut's map would have another size
+            self.config.check_size(h, w)
+        if n == 1 and self.training and self.config.map_size(h, w) == (1, 1):
             stage = getattr(self, self.stage_names[-1])
             norms = (m for m in stage.modules() if isinstance(m, nn.BatchNorm2d))
             if any(norm.training for norm in norms):

@@ -384,7 +384,7 @@ def _image_shape(x: jax.Array) -> Shape:
     return _torch_shape(x.shape)[1:]
 
 
-def _last(value: Any) -> int | None:
+def _last(value: Any) -> Any:
     while isinstance(value, tuple):
         value = value[-1]
     return value

@@ -22,7 +22,8 @@ class Layer:
         output: shape of what it returns.
         kernel: shape of its weight in torch's layout: out, in per group, h, w.
         stride: in pixels, both ways.
-        padding: in pixels, left and right; above and below too, if the kernel is high.
+        padding: in pixels, left and right; above and below too, if the kernel is high;
+            or ``"SAME"``, which is as many as the map's size asks for.
         projection: whether it is part of a shortcut.
         parameters: how many it learns; counted at its first call.
         multiply_adds: of a convolution or linear layer; others are not counted.
@@ -34,7 +35,7 @@ class Layer:
     output: Shape
     kernel: Shape | None
     stride: int | None
-    padding: int | None
+    padding: int | str | None
     projection: bool
     parameters: int
     multiply_adds: int

@@ -31,7 +31,7 @@ class Call:
     input: Shape
     output: Shape
     stride: int | None
-    padding: int | None
+    padding: int | str | None
 
 
 class Quantity(NamedTuple):

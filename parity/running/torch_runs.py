@@ -354,7 +354,7 @@ def value_of(x: Tensor) -> np.ndarray:
     return to_numpy(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)
 
 
-def _last(value: Any) -> int | None:
+def _last(value: Any) -> Any:
     return value[-1] if isinstance(value, tuple) else value
 
 

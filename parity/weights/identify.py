@@ -18,7 +18,7 @@ def identify(shapes: Shapes) -> ResNetConfig | None:
 
     What shapes do not show has its default: a bottleneck strides on its 3x3 (v1.5), as
     torchvision's do, without projections the shortcut is A, not none; nothing is
-    dilated; eps and momentum are torch's.
+    dilated or anti-aliased; padding, eps and momentum are torch's.
 
     Returns:
         The configuration, or ``None`` if this is no residual network of this family.
@@ -33,6 +33,9 @@ def identify(shapes: Shapes) -> ResNetConfig | None:
 def guessed(config: ResNetConfig) -> tuple[str, ...]:
     """Returns the settings of an identified network that shapes do not show."""
     fields = ["stride_on", "replace_stride_with_dilation", "norm_eps", "signal_width"]
+    fields.append("block_padding")
+    if config.stem != "3x3":
+        fields += ["stem_padding", "pool_padding", "anti_alias"]
     if config.shortcut in ("A", "none"):
         fields.append("shortcut")
     return tuple(fields)

@@ -380,8 +380,8 @@ def test_the_work_without_padding_is_what_xla_counts():
             continue
         taps = layer.kernel[0] * layer.kernel[1]
         for axis in (1, 2) if len(layer.kernel) == 4 else ():
-            window = (layer.kernel[axis + 1], layer.stride or 1, layer.padding or 0)
-            taps *= _within(layer.input[axis], *window)
+            window = (layer.kernel[axis + 1], layer.stride or 1)
+            taps *= _within(layer.input[axis], *window, int(layer.padding or 0))
         inside += taps
     # The rest is elementwise: norms, sums, rectifiers.
     assert 1 < analysis["flops"] / (2 * 2 * inside) < 1.03
