@@ -22,11 +22,13 @@ from parity.judging.steps import compare_training
 from parity.mutants.selftest import self_test
 from parity.running.layers import Layer, layers
 from parity.weights.changes import adapt_in_channels, cast
+from parity.weights.dialects import DIALECTS
 from parity.weights.samples import random_state
 from parity.weights.state import Loaded, digest_of, entries, load_state_dict, state_dict
 from resnet_spec import __version__
 
 __all__ = [
+    "DIALECTS",
     "FORWARD",
     "GATES",
     "TRAINING",

@@ -162,12 +162,12 @@ def convert_(
     ] = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     to: Annotated[
-        str,
+        Optional[str],  # noqa: UP045  see Name
         typer.Option(
             metavar="DIALECT",
             help="Whose names the target gets, from `resnet-twins dialects`.",
         ),
-    ] = "torchvision",
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a target that is there.")
     ] = False,

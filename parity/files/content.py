@@ -38,6 +38,7 @@ _KNOWN: dict[str, type | tuple[type, ...]] = {
     "guessed": list,
     "source": dict,
     "digest": str,
+    "dialect": str,
 }
 
 
@@ -51,6 +52,7 @@ class Content:
         metadata: this project's own, if the file carries it.
         checked: whether the container has checksums of its own, and they fit.
         notes: what the user should know.
+        told: what a config.json beside it says.
         size: of the file, in bytes.
         sha256: of the file, if it was asked for.
     """
@@ -60,6 +62,7 @@ class Content:
     metadata: dict[str, Any] | None = None
     checked: bool = False
     notes: list[str] = field(default_factory=list)
+    told: dict[str, Any] = field(default_factory=dict)
     size: int = 0
     sha256: str = ""
 
@@ -131,7 +134,7 @@ def own_metadata(beside: object) -> dict[str, Any] | None:
     for key, value in found.items():
         if key not in _KNOWN or not isinstance(value, _KNOWN[key]):
             raise _damaged(f"have {key!r}, unknown or of another type")
-    if found.get("layout", LAYOUT) != LAYOUT:
+    if found.get("layout", LAYOUT) != LAYOUT and "dialect" not in found:
         raise CheckpointError(
             f"its kernels are laid out as {found['layout']!r}, read here is {LAYOUT}",
             advice="Transpose them, and write the file again",

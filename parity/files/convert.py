@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +13,16 @@ from parity.errors import CheckpointError, OutputError
 from parity.files.reading import StateDict, load_selected, require_config
 from parity.files.selecting import Selection
 from parity.files.stages import measured, stage
-from parity.files.writing import format_of, save
+from parity.files.writing import USUAL_DIALECT, format_of, save
 from parity.weights.dialects.recognising import (
     ADVICE,
+    OWN,
     require_dialect,
     what_it_looks_like,
 )
 from parity.weights.identify import guessed, identify
-from parity.weights.names import COUNTER
 from parity.weights.strict import require
-from parity.weights.twins import entries_of
+from parity.weights.twins import entries_in
 from resnet_spec import ResNetConfig, describe, resolve
 
 
@@ -39,7 +39,7 @@ class Conversion:
         entries: how many entries were written.
         bytes: how many bytes of values.
         sha256: of the values (names, dtypes, shapes and bytes).
-        notes: what was accepted, stripped or filled in.
+        notes: what was accepted, stripped or filled in, and what was left out.
         seconds: what ``"validation"`` took (digests, checksums, every value, names and
             shapes, the file read back) and ``"fsync"``; all else moves bytes.
     """
@@ -66,7 +66,7 @@ def convert(
     ignore: str | Sequence[str] = (),
     rename: str | Sequence[str] = (),
     dialect: str | None = None,
-    to: str = "torchvision",
+    to: str | None = None,
     allow_nonfinite: bool = False,
     overwrite: bool = False,
 ) -> Conversion:
@@ -84,7 +84,7 @@ def convert(
         ignore: patterns of names that are left out.
         rename: rules for names that no dialect knows.
         dialect: whose names the source has; found out by default.
-        to: whose names the target gets, of ``parity.DIALECTS``.
+        to: whose names the target gets, as in :func:`parity.save`.
         allow_nonfinite: accept NaN and infinity.
         overwrite: replace a target that is there.
 
@@ -94,9 +94,9 @@ def convert(
     """
     source, target = Path(source), Path(target)
     chosen = Selection(key, prefix, ignore, rename, dialect)
-    require_dialect(to)
     config = None if config is None else resolve(config)
-    format_of(target)
+    format = format_of(target, to)
+    speech = require_dialect(to or USUAL_DIALECT.get(format, OWN))
     if target.exists() and source.exists() and target.samefile(source):
         raise OutputError(target, "is the source itself", "Name another file")
     with measured() as seconds:
@@ -120,18 +120,26 @@ def convert(
             overwrite=overwrite,
             source=(source.name, state.sha256),
             guessed=unsaid,
+            format=format,
+            dialect=speech.name,
             allow_nonfinite=allow_nonfinite,
         )
+    notes = list(state.notes)
+    if speech.name != OWN:
+        notes.append(f"written as {speech.name} ({speech.what})")
+    dropped = len(arrays) - len(speech.names(found))
+    if dropped:
+        notes.append(f"left out {dropped} batch counts, which {speech.name} has not")
     return Conversion(
         source=source,
         kind=state.kind,
         target=target,
         network=describe(found),
         config=found,
-        entries=len(arrays),
+        entries=len(arrays) - dropped,
         bytes=sum(array.nbytes for array in arrays.values()),
         sha256=sha256,
-        notes=tuple(state.notes),
+        notes=tuple(notes),
         seconds=seconds,
     )
 
@@ -147,16 +155,7 @@ def in_order(
     Raises:
         CheckpointError: with every difference.
     """
-    expected = entries_of(config)
-    # The first that is there: a deep stem has no conv1.weight.
-    found = (state[name].dtype.name for name in expected if name in state)
-    dtype = next(found, "float32")
-    expected = {
-        name: entry
-        if name.rpartition(".")[2] == COUNTER
-        else replace(entry, dtype=dtype)
-        for name, entry in expected.items()
-    }
+    expected = entries_in(config, state)
     require(state, expected, path)
     return {name: state[name] for name in expected}
 

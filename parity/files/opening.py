@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from parity.errors import CheckpointError
 from parity.files.content import MAX_BYTES, Content, Hear
 from parity.files.hdf5 import MAGIC
+from parity.files.hub_config import WEIGHTS, is_hub_folder, read_config
 from parity.files.keras_format import KERAS_MEMBERS, read_hdf5, read_keras
 from parity.files.msgpack_format import is_msgpack, read_msgpack
 from parity.files.npz import read_npz
@@ -59,6 +60,8 @@ def read(path: Path) -> Content:
     """
     sha = hashlib.sha256()
     hear = stage("validation")(sha.update)
+    if is_hub_folder(path):
+        path = _weights_in(path)
     if is_folder(path):
         content = read_orbax(path, hear)
         content.sha256 = sha.hexdigest()
@@ -73,6 +76,7 @@ def read(path: Path) -> Content:
             advice="Check the path and its permissions",
         ) from error
     content.size, content.sha256 = size, sha.hexdigest()
+    content.told = read_config(path.parent)
     known = {suffix for suffixes in _EXTENSIONS.values() for suffix in suffixes}
     suffix = path.suffix.lower()
     if suffix in known and suffix not in _EXTENSIONS[content.kind]:
@@ -91,6 +95,8 @@ def each(path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         CheckpointError: it is damaged.
     """
+    if is_hub_folder(path):
+        path = _weights_in(path)
     if is_folder(path):
         yield from read_orbax(path, len).value.items()
         return
@@ -101,6 +107,10 @@ def each(path: Path) -> Iterator[tuple[str, Any]]:
             yield from entries_at(file, header_of(file, size)[0])
         else:
             yield from read_all(file, size, len).value.items()
+
+
+def _weights_in(folder: Path) -> Path:
+    return next(folder / name for name in WEIGHTS if (folder / name).is_file())
 
 
 def _recognise(file: BinaryIO, size: int) -> Callable[[BinaryIO, int, Hear], Content]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ import resnet_spec
 from parity.errors import CheckpointError
 from parity.files import opening
 from parity.files.content import Content
+from parity.files.hub_config import of_name, told_settings
 from parity.files.selecting import Selection, unwrapped
 from parity.files.stages import stage
 from parity.files.values import leaf_problem, require_names, require_values
-from parity.weights.dialects.recognising import Recognised, recognise
+from parity.weights.dialects.recognising import ASSUMED, Recognised, recognise
 from parity.weights.digest import digest
+from parity.weights.identify import guessed, identify
 from parity.weights.names import COUNTER
 from parity.weights.state import as_array
 from resnet_spec import ResNetConfig, describe
@@ -111,8 +113,11 @@ def load_selected(
         _check_digest(value, limit, content)
         arrays = _arrays(chosen.within(value, notes), limit)
         arrays = _strip_prefixes(arrays, notes)
-        found = recognise(arrays, chosen.dialect)
+        own = (content.metadata or {}).get("dialect")
+        found = recognise(arrays, chosen.dialect or own)
         notes.extend(found.notes)
+        if content.metadata is None:
+            found = _told(found, content.told, path.name, notes)
         arrays = _fill_counts(found.arrays, notes)
         require_values(arrays, allow_nonfinite=allow_nonfinite)
         return StateDict(arrays, content, found)
@@ -123,6 +128,38 @@ def load_selected(
     except Exception as error:  # what nobody thought of is the file's fault too
         what = f"cannot be understood ({type(error).__name__}: {error!s:.200})"
         raise CheckpointError(what, path=path) from error
+
+
+def _told(
+    found: Recognised, told: Mapping[str, Any], name: str, notes: list[str]
+) -> Recognised:
+    """Returns it with what a config.json beside the file, or its name, says."""
+    said, by = told_settings(told), "config.json beside it"
+    if not said:
+        said, by = of_name(name.replace("-", ".").partition(".")[0]), "its name"
+        if said.get("anti_alias", "none") == "none":
+            said = {}
+    config = found.config
+    if config is None and said:
+        config = identify({n: array.shape for n, array in found.arrays.items()})
+    if config is None:
+        return found
+    unsaid = found.unsaid or guessed(config)
+    settings = {s: value for s, value in said.items() if s in unsaid}
+    if not settings:
+        return found
+    told_of = ", ".join(f"{s}={value!r}" for s, value in settings.items())
+    try:
+        config = config.replace(**settings)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{by} says {told_of}, which its weights are not for ({error})",
+            advice="Check that they belong together",
+        ) from error
+    notes[:] = [note for note in notes if not note.startswith(ASSUMED)]
+    notes.append(f"{by} says {told_of}")
+    left = tuple(s for s in unsaid if s not in settings)
+    return replace(found, config=config, unsaid=left)
 
 
 def require_config(state: StateDict, config: ResNetConfig, path: Path) -> None:

@@ -136,7 +136,8 @@ def _entry(value: Mapping[Any, Any], key: str) -> Mapping[Any, Any]:
 
 
 def _is_array(value: object) -> bool:
-    return hasattr(value, "nbytes") and not isinstance(value, np.generic)
+    array = hasattr(value, "shape") and hasattr(value, "dtype")
+    return array and not isinstance(value, np.generic | np.dtype)
 
 
 def _is_state(value: object) -> bool:

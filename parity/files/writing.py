@@ -15,7 +15,8 @@ import numpy as np
 from parity.errors import CheckpointError, OutputError
 from parity.files import opening
 from parity.files.atomic import replacing, replacing_folder, sync
-from parity.files.content import LAYOUT, TOOL, written_metadata
+from parity.files.content import TOOL, written_metadata
+from parity.files.hub_folder import require_folder, write_folder
 from parity.files.keras_format import write_h5, write_weights_h5
 from parity.files.msgpack_format import write_msgpack
 from parity.files.npz import write_npz
@@ -23,8 +24,15 @@ from parity.files.orbax_format import require_orbax, write_orbax
 from parity.files.safetensors_format import write_safetensors
 from parity.files.stages import stage
 from parity.files.values import leaf_problem, require_names, require_values
+from parity.weights.dialects import DIALECTS
+from parity.weights.dialects.dialect import Dialect
+from parity.weights.dialects.dialect import write as translate
+from parity.weights.dialects.recognising import OWN, require_dialect
 from parity.weights.digest import differing_bits, digest
+from parity.weights.identify import identify
 from parity.weights.state import as_array, convertible, state_dict
+from parity.weights.strict import require
+from parity.weights.twins import entries_in
 from resnet_spec import ResNetConfig
 
 Format = Literal[
@@ -36,6 +44,7 @@ Format = Literal[
     "h5",
     "weights.h5",
     "orbax",
+    "huggingface",
 ]
 
 _EXTENSIONS: dict[str, Format] = {
@@ -58,6 +67,7 @@ def save(
     overwrite: bool = False,
     source: tuple[str, str] | None = None,
     guessed: Sequence[str] = (),
+    dialect: str | None = None,
     allow_nonfinite: bool = False,
 ) -> str:
     """Writes a state, atomically: the file is complete and verified, or is not there.
@@ -71,26 +81,29 @@ def save(
         config: what network this is; a twin brings its own.
         format: ``"pth"``, ``"pth-legacy"`` (as before torch 1.6), ``"safetensors"``,
             ``"npz"``, ``"msgpack"`` (Flax's), ``"h5"`` and ``"weights.h5"`` (Keras's,
-            which take no other names than Keras's) or ``"orbax"``, a folder; by default
-            what the path's extension says. Only the first three, ``"h5"`` and
-            ``"weights.h5"`` have room for what it carries beside the weights.
+            which take no other names than Keras's), or a folder, ``"orbax"`` or
+            ``"huggingface"``; by default what the path's extension says, or else the
+            dialect. npz, msgpack and orbax have no room for what it carries beside.
         overwrite: replace a file that is there.
         source: name and sha256 of the file that the state was read from, if any.
         guessed: settings of the configuration that nobody has said.
+        dialect: whose names the file gets, of ``parity.DIALECTS``; by default
+            torchvision's, and in Keras's, Flax's and Hugging Face's own formats theirs.
         allow_nonfinite: accept NaN and infinity, as :func:`parity.load` must then too.
 
     Returns:
-        The sha256 of the values, as the file's metadata have it.
+        The sha256 of the values as they were written, as the file's metadata have it.
 
     Raises:
         CheckpointError: the state has names or values that :func:`parity.load` would
-            refuse.
+            refuse, or the dialect has no words for the network.
         OutputError: the file cannot be written; what stood there stands there still.
-        ValueError: there is no such format.
+        ValueError: there is no such format, or no such dialect.
     """
     path = Path(path)
-    format = format or format_of(path)
+    format = format or format_of(path, dialect)
     _require_known(format)
+    speech = require_dialect(dialect or USUAL_DIALECT.get(format, OWN))
     bad: dict[str, str] = {}
     if isinstance(state, Mapping):
         arrays, bad = convertible(state)
@@ -107,18 +120,22 @@ def save(
             raise CheckpointError({"no weights": problems})
         require_names(arrays)
         require_values(arrays, allow_nonfinite=allow_nonfinite)
+        if speech.name != OWN:
+            arrays = _spoken(arrays, speech, config, format)
     except CheckpointError as error:
         raise error.at(path) from None
     with stage("validation"):
         sha256 = digest(arrays)
     metadata = {
         "tool": f"{TOOL} {version('resnet-twins')}",
-        "layout": LAYOUT,
+        "layout": speech.kernel,
         "dtype": ", ".join(sorted({a.dtype.name for a in arrays.values()})),
         "sha256": sha256,
         "config": config.to_json() if config is not None else None,
         "guessed": list(guessed),
     }
+    if speech.name != OWN:
+        metadata["dialect"] = speech.name
     if source is not None:
         metadata["source"] = dict(zip(("name", "sha256"), source, strict=True))
     write(path, arrays, written_metadata(metadata), format, overwrite=overwrite)
@@ -151,8 +168,8 @@ def write(
     """
     path = Path(path)
     _require_known(format)
-    if format == "orbax":
-        target = replacing_folder(path, overwrite, require_orbax)
+    if format in _FOLDERS:
+        target = replacing_folder(path, overwrite, _FOLDERS[format])
     else:
         target = replacing(path, overwrite)
     with target as temporary:
@@ -186,12 +203,20 @@ def _holds(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
     return not names
 
 
-def format_of(path: str | os.PathLike[str]) -> Format:
+def format_of(path: str | os.PathLike[str], dialect: str | None = None) -> Format:
     """Returns the format that a target's extension stands for.
+
+    Args:
+        path: the target; one without an extension may be a folder's.
+        dialect: whose names the target gets.
 
     Raises:
         OutputError: it stands for none.
     """
+    if dialect in DIALECTS and not Path(path).suffix:
+        usual: Any = DIALECTS[dialect].formats[0]
+        if usual in _FOLDERS:
+            return usual
     *_, before, last = ("", "", *Path(path).suffixes)
     extension = last.lower()
     if f"{before}{last}".lower() in _EXTENSIONS:
@@ -206,7 +231,8 @@ def format_of(path: str | os.PathLike[str]) -> Format:
         raise OutputError(
             path,
             f"the extension {extension!r} names no format",
-            f"Use one of {', '.join(_EXTENSIONS)}",
+            f"Use one of {', '.join(_EXTENSIONS)}; a folder's dialects are nnx, jaxnn, "
+            "bonsai and huggingface",
         )
     return _EXTENSIONS[extension]
 
@@ -273,4 +299,43 @@ _WRITERS: dict[Format, _Writer] = {
     "h5": write_h5,
     "weights.h5": write_weights_h5,
     "orbax": write_orbax,
+    "huggingface": write_folder,
 }
+
+_FOLDERS: dict[str, Callable[[Path], None]] = {
+    "orbax": require_orbax,
+    "huggingface": require_folder,
+}
+"""Formats that are folders, and what refuses one that is not to be replaced."""
+
+USUAL_DIALECT: dict[str, str] = {
+    "h5": "keras",
+    "weights.h5": "keras",
+    "msgpack": "nnx",
+    "orbax": "nnx",
+    "huggingface": "huggingface",
+}
+"""Whose names go into a format, if nobody says."""
+
+_TREES = ("h5", "weights.h5", "msgpack", "orbax")
+
+
+def _spoken(
+    arrays: Mapping[str, np.ndarray],
+    dialect: Dialect,
+    config: ResNetConfig | None,
+    format: str,
+) -> dict[str, np.ndarray]:
+    """Returns a state under the names of a dialect."""
+    config = config or identify({name: array.shape for name, array in arrays.items()})
+    if config is None:
+        raise CheckpointError(
+            f"is to be written as {dialect.name}, and is the state of no network known "
+            "here",
+            advice="Say with config which network it is",
+        )
+    require(arrays, entries_in(config, arrays))
+    found, _ = translate(dialect, config, arrays)
+    if format in _TREES or dialect.slashed:
+        found = {name.replace(".", "/"): array for name, array in found.items()}
+    return found

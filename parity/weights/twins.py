@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from parity.weights.names import Entry
+from parity.weights.names import COUNTER, Entry
 from parity.weights.state import entries, load_state_dict
 from resnet_spec import ResNetConfig
 
@@ -63,6 +65,24 @@ def entries_of(config: ResNetConfig) -> dict[str, Entry]:
     """
     framework = "torch" if find_spec("torch") is not None else "flax"
     return entries(ABSTRACT[framework](config))
+
+
+def entries_in(
+    config: ResNetConfig, state: Mapping[str, np.ndarray]
+) -> dict[str, Entry]:
+    """Lists a network's entries in the floating-point dtype that a state has.
+
+    It is that of the first entry that is there: a deep stem has no conv1.weight.
+    """
+    expected = entries_of(config)
+    found = (state[name].dtype.name for name in expected if name in state)
+    dtype = next(found, "float32")
+    return {
+        name: entry
+        if name.rpartition(".")[2] == COUNTER
+        else replace(entry, dtype=dtype)
+        for name, entry in expected.items()
+    }
 
 
 def create(framework: str, config: ResNetConfig, *, seed: int) -> Any:

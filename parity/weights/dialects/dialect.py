@@ -86,6 +86,7 @@ class Dialect:
         counted: whether blocks have only a number through all stages.
         statistics: shape of whatever a norm has, with -1 for its channels.
         words: whether a counter is two words of 32 bits.
+        slashed: whether its names are a tree's, parted by slashes.
         beside: patterns of what else stands there, and is no weight.
         order: network, name in the twins → order of the rows and columns there, where
             these are not the twins'.
@@ -105,6 +106,7 @@ class Dialect:
     counted: bool = False
     statistics: Shape = (-1,)
     words: bool = False
+    slashed: bool = False
     beside: Sequence[str] = ()
     order: Callable[[ResNetConfig, str], Order] | None = None
     reads_only: str = ""
@@ -195,6 +197,10 @@ USUAL: Mapping[str, tuple[Any, ...]] = {
     "shortcut": ("B",),
     "stem": ("7x7",),
     "signal_width": (None,),
+    "stem_padding": ("torch",),
+    "block_padding": ("torch",),
+    "pool_padding": ("torch",),
+    "anti_alias": ("none",),
 }
 """What networks of most libraries are like, where a dialect does not say otherwise."""
 

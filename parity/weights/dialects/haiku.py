@@ -53,5 +53,12 @@ DIALECT = Dialect(
     scope=scope,
     statistics=(1, 1, 1, -1),
     beside=("state.*.~.*_ema.hidden", "state.*.~.*_ema.counter"),
-    only={"groups": (1,), "width_per_group": (64,)},
+    slashed=True,
+    only={
+        "groups": (1,),
+        "width_per_group": (64,),
+        "stem_padding": ("same",),
+        "block_padding": ("same",),
+        "pool_padding": ("same",),
+    },
 )

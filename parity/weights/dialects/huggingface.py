@@ -52,5 +52,6 @@ IN_FLAX = Dialect(
     formats=("msgpack",),
     kernel="HWIO",
     linear="IO",
+    slashed=True,
     only={"groups": (1,), "width_per_group": (64,)},
 )

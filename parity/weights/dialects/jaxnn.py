@@ -27,6 +27,10 @@ DIALECT = Dialect(
     formats=("orbax", "safetensors"),
     kernel="HWIO",
     linear="IO",
-    only={"stem": ("7x7", "deep"), "shortcut": ("B", "D")},
+    only={
+        "stem": ("7x7", "deep"),
+        "shortcut": ("B", "D"),
+        "anti_alias": ("none", "average", "blur"),
+    },
     beside=("*.rngs.*", "*.rngs"),
 )

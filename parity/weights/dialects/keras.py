@@ -24,6 +24,7 @@ APPLICATIONS = Dialect(
     formats=("h5", "weights.h5"),
     kernel="HWIO",
     linear="IO",
+    slashed=True,
     only={
         "block": ("bottleneck",),
         "conv_bias": (True,),
@@ -42,5 +43,6 @@ HUB = Dialect(
     formats=("h5", "weights.h5"),
     kernel="HWIO",
     linear="IO",
+    slashed=True,
     only={"groups": (1,), "width_per_group": (64,)},
 )

@@ -28,6 +28,7 @@ SHARED: dict[str, Any] = {
     "kernel": "HWIO",
     "linear": "IO",
     "counted": True,
+    "slashed": True,
     "beside": TRAINING,
 }
 
@@ -41,6 +42,8 @@ EXAMPLE = Dialect(
     only={
         "groups": (1,),
         "width_per_group": (64,),
+        "block_padding": ("same",),
+        "pool_padding": ("same",),
     },
 )
 
@@ -56,5 +59,6 @@ ALGOPERF = Dialect(
     only={
         "groups": (1,),
         "width_per_group": (64,),
+        "block_padding": ("same",),
     },
 )

@@ -24,6 +24,9 @@ from resnet_spec.spelling import did_you_mean
 
 OWN = "torchvision"
 
+ASSUMED = "assumed, since nothing tells:"
+"""How the note begins that says so."""
+
 BESIDE = (
     *("n_averaged", "queue", "queue_ptr", "total_ops", "total_params", "normalizer"),
     *("projection_head", "prototypes", "predictor", "projector"),
@@ -101,7 +104,7 @@ def recognise(
     notes.insert(0, f"read as {fit.dialect.name} ({fit.dialect.what})")
     assumed = [f"{s}={getattr(fit.config, s)!r}" for s in fit.unsaid]
     if assumed:
-        notes.append(f"assumed, since nothing tells: {', '.join(assumed)}")
+        notes.append(f"{ASSUMED} {', '.join(assumed)}")
     return Recognised(
         read(fit, found), fit.dialect.name, fit.config, fit.unsaid, tuple(notes)
     )

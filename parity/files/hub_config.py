@@ -1,0 +1,138 @@
+"""config.json, which lies beside weights on the Hub: what names and shapes hide."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import resnet_spec
+from parity.errors import CheckpointError
+from parity.inputs import open_regular
+from resnet_spec import ResNetConfig
+from resnet_spec.printable import plain
+
+NAME = "config.json"
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Files of weights that a folder of the Hub's has, the preferred one first."""
+
+_MOST_BYTES = 2**22
+
+_ANTI_ALIASED = {"resnetaa": "average", "resnetblur": "blur"}
+
+
+def is_hub_folder(path: Path) -> bool:
+    """Whether a folder has weights and what describes them, as the Hub's have."""
+    return (path / NAME).is_file() and any((path / name).is_file() for name in WEIGHTS)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads what describes the weights in a folder; nothing if nothing does.
+
+    Raises:
+        CheckpointError: it is no JSON object.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return {}
+    with open_regular(path, _MOST_BYTES, CheckpointError) as file:
+        text = file.read()
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{NAME} beside it is no JSON", advice="Get it again, or move it away"
+        ) from error
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            f"{NAME} beside it is no object", advice="Get it again, or move it away"
+        )
+    return found
+
+
+def told_settings(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that a config.json tells and that shapes may hide.
+
+    Raises:
+        CheckpointError: it tells of a network that is none of this family.
+    """
+    if told.get("model_type") == "resnet":
+        return _of_transformers(told)
+    architecture = told.get("architecture")
+    return of_name(architecture) if isinstance(architecture, str) else {}
+
+
+def of_name(architecture: str) -> dict[str, Any]:
+    """Returns the settings that timm's name of a network tells; none of unknown ones.
+
+    Args:
+        architecture: such as ``"resnetblur50d"``, maybe with a tag behind a point.
+    """
+    name, anti_alias = architecture.partition(".")[0], "none"
+    for prefix, kind in _ANTI_ALIASED.items():
+        if name.startswith(prefix):
+            name, anti_alias = "resnet" + name.removeprefix(prefix), kind
+    if name not in resnet_spec.list_models():
+        return {}
+    config = resnet_spec.get_config(name)
+    return {
+        "anti_alias": anti_alias,
+        "stride_on": config.stride_on,
+        "shortcut": config.shortcut,
+    }
+
+
+def _of_transformers(told: Mapping[str, Any]) -> dict[str, Any]:
+    if told.get("downsample_in_first_stage"):
+        raise CheckpointError(
+            f"{NAME} says downsample_in_first_stage: its first stage halves the map, "
+            "which no network here does",
+            advice="Use it with transformers",
+        )
+    activation = told.get("hidden_act", "relu")
+    if activation != "relu":
+        raise CheckpointError(
+            f"{NAME} says hidden_act {plain(str(activation), most=40)!r}; networks "
+            "here have relu",
+            advice="Use it with transformers",
+        )
+    first = told.get("downsample_in_bottleneck", False)
+    return {"stride_on": "1x1" if first else "3x3"}
+
+
+def transformers_config(config: ResNetConfig) -> str:
+    """Returns the config.json that transformers builds this network from."""
+    widths = [width * config.expansion for width in config.widths]
+    head = {}
+    if config.include_top:
+        names = list(resnet_spec.class_names())
+        if config.num_classes != len(names):
+            names = [f"LABEL_{index}" for index in range(config.num_classes)]
+        # Two cranes and two maillots are in ImageNet.
+        unique = {name: names.index(name) for name in names}
+        head = {
+            "id2label": {str(index): name for index, name in enumerate(names)},
+            "label2id": {
+                name if unique[name] == index else f"{name} ({index})": index
+                for index, name in enumerate(names)
+            },
+        }
+    kind = "ResNetForImageClassification" if config.include_top else "ResNetModel"
+    return json.dumps(
+        {
+            "architectures": [kind],
+            "model_type": "resnet",
+            "num_channels": config.in_channels,
+            "embedding_size": config.widths[0],
+            "hidden_sizes": widths,
+            "depths": list(config.layers),
+            "layer_type": config.block,
+            "hidden_act": "relu",
+            "downsample_in_first_stage": False,
+            "downsample_in_bottleneck": config.stride_on == "1x1",
+            **head,
+        },
+        indent=2,
+    )
