@@ -288,7 +288,7 @@ def _write(path: Path, fill: Any, metadata: dict[str, str] | None) -> None:
     with library().File(buffer, "w") as file:
         fill(file)
         for key, text in (metadata or {}).items():
-            file.attrs[key] = text
+            file.attrs[key] = np.bytes_(text.encode())  # a length of its own is checked
     path.write_bytes(buffer.getbuffer())
 
 

@@ -192,7 +192,26 @@ def test_hdf5_that_is_more_than_arrays(
     _refused(_h5(tmp_path / "w.h5", fill), said)
 
 
-def test_hdf5_with_a_text_for_a_name_as_long_as_the_file(tmp_path: Path):
+def test_hdf5_whose_layer_has_a_name_of_four_gigabytes(tmp_path: Path):
+    path = tmp_path / "w.weights.h5"
+    writing.write(path, KERAS, None, "weights.h5")
+    data = path.read_bytes()
+    length, heap = len("conv1_conv"), data.index(b"GCOL")
+    claim = data.replace(
+        struct.pack("<LQ", length, heap), struct.pack("<LQ", 2**32 - 1, heap)
+    )
+    assert claim != data
+    path.write_bytes(claim)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    _refused(path, "layers/conv2d/vars has 'name' of a length")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**18  # KiB
+    with h5py.File(path, "w", libver="latest") as file:  # other headers
+        file["layers/dense/vars/0"] = np.ones((2, 3), np.float32)
+        file["layers/dense/vars"].attrs["name"] = "fc"
+    _refused(path, "layers/dense/vars has 'name' of a length")
+
+
+def test_hdf5_with_layers_that_share_a_name_or_have_none(tmp_path: Path):
     path = tmp_path / "w.weights.h5"
     writing.write(path, KERAS, None, "weights.h5")
     with h5py.File(path, "a") as file:
