@@ -63,7 +63,7 @@ class Hdf5:
             raise
         except Exception as error:  # h5py's are of many kinds
             raise _damaged(error) from error
-        sizes = (found.dtype.itemsize * found.size for found in self._datasets.values())
+        sizes = map(_room_of, self._datasets.values())
         require_room(sum(sizes), room or len(data))
 
     def names(self) -> list[str]:
@@ -176,12 +176,17 @@ def _check(found: Any, name: str, h5py: Any) -> None:
     dtype = found.dtype
     if (dtype.kind not in "fiub" and dtype != np.dtype("V2")) or dtype.metadata:
         raise CheckpointError(f"{name} holds {dtype}, not numbers")
-    chunk = prod(found.chunks or ()) * dtype.itemsize
-    if max(chunk, found.size * dtype.itemsize) > MAX_BYTES:
+    if _room_of(found) > MAX_BYTES:
         raise CheckpointError(
             f"{name} claims the shape {found.shape}, in parts of {found.chunks}, which "
             "no file holds"
         )
+
+
+def _room_of(dataset: Any) -> int:
+    """Returns the bytes of an array, or of one of its parts if that is larger."""
+    part = prod(dataset.chunks or ())
+    return max(part, dataset.size) * dataset.dtype.itemsize
 
 
 def _length_of(data: bytes | memoryview, address: int, attribute: bytes) -> int | None:

@@ -59,11 +59,11 @@ def read(path: Path) -> Content:
     """
     sha = hashlib.sha256()
     hear = stage("validation")(sha.update)
-    if is_folder(path):
-        content = read_orbax(path, hear)
-        content.sha256 = sha.hexdigest()
-        return content
     try:
+        if is_folder(path):
+            content = read_orbax(path, hear)
+            content.sha256 = sha.hexdigest()
+            return content
         with open_regular(path, MAX_BYTES, CheckpointError) as file:
             size = os.fstat(file.fileno()).st_size
             content = _recognise(file, size)(file, size, hear)

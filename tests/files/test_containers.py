@@ -302,8 +302,11 @@ def test_a_state_of_a_twin_goes_into_every_container_that_has_its_names(
     for name, format in (("a.npz", None), ("a.msgpack", None), ("a", "orbax")):
         format: Any
         parity.save(tmp_path / name, arrays, format=format)
-        found = opening.read(tmp_path / name).value
+        found = parity.load(tmp_path / name)
         assert differing_bits(found, arrays) == {}
+        assert found.sha256
+        unverified = any("unverified" in note for note in found.notes)
+        assert unverified == (name != "a.npz")
     with pytest.raises(CheckpointError, match=r"a\.h5: 'conv1\.weight' is no name of"):
         parity.save(tmp_path / "a.h5", arrays)
     with pytest.raises(OutputError, match=r"\.keras.*Write \.weights\.h5"):

@@ -113,7 +113,7 @@ def _lzf(file: h5py.File) -> None:
 
 
 def _big_part(file: h5py.File) -> None:
-    shape: Any = (2**20,)
+    shape: Any = (2**27,)
     file.create_dataset("fc/evil", (1,), "f8", chunks=shape, maxshape=(None,))
 
 
@@ -173,7 +173,7 @@ def _named_type(file: h5py.File) -> None:
         (_half_written, "fc/evil was never written, or only a part"),
         (_parts, "fc/evil is in 1048576 parts"),
         (_lzf, "fc/evil is packed by a filter that is not gzip"),
-        (_big_part, "fc/evil was never written"),
+        (_big_part, "its arrays claim 1073741848 bytes"),
         (_gzip_bomb, "fc/evil unpacks to more than its 16 bytes"),
         (_zeros_that_compress, "its arrays claim"),
         (_many_links, "its arrays claim"),
