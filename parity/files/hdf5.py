@@ -21,7 +21,7 @@ from parity.files.content import MAX_BYTES, require_room
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
-_MAX_OBJECTS, _MAX_CHUNKS, _MAX_TEXT = 2**16, 2**16, 2**24
+_MAX_OBJECTS, _MAX_CHUNKS = 2**16, 2**16
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3
 _CONTINUED, _ATTRIBUTE, _MAX_BLOCKS = 0x10, 0x0C, 64  # messages of an object header
 _SLACK = 2**12  # what deflate may add to what cannot be compressed
@@ -101,8 +101,13 @@ class Hdf5:
         except Exception as error:
             raise _damaged(error, group) from error
 
-    def text(self, group: str, attribute: str) -> str | None:
+    def text(self, group: str, attribute: str, most: int) -> str | None:
         """Returns an attribute that is one text, if it is there and is one.
+
+        Args:
+            group: whose attribute.
+            attribute: its name.
+            most: bytes that it may have.
 
         Raises:
             CheckpointError: it is damaged, or longer than any.
@@ -112,14 +117,14 @@ class Hdf5:
         try:
             found = self._file[group]
             about = found.attrs.get_id(attribute)
-            if about.shape != () or about.dtype.itemsize > _MAX_TEXT:
+            if about.shape != () or about.dtype.itemsize > most:
                 return None
             if self._h5py.check_string_dtype(about.dtype) is None:
                 return None
             if about.dtype.kind == "O":
                 address = self._h5py.h5o.get_info(found.id).addr
                 length = _length_of(self._data, address, attribute.encode())
-                if length is None or length > _MAX_TEXT:
+                if length is None or length > most:
                     raise CheckpointError(
                         f"{group} has {attribute!r} of a length that Keras never gives",
                         advice="Save it with Keras again",

@@ -499,6 +499,14 @@ def test_only_a_folder_of_orbax_is_replaced(
         writing.write(tmp_path / "a" / "b", TREE, None, "orbax")
 
 
+def test_what_a_killed_process_left_of_a_folder_goes_at_the_next_write(tmp_path: Path):
+    left = tmp_path / ".resnet-twins-0123456789abcdef.tmp"
+    (left / "state" / "d").mkdir(parents=True)
+    (left / "state" / "d" / "half").write_bytes(bytes(10))
+    writing.write(tmp_path / "w.npz", TREE, None, "npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["w.npz"]
+
+
 @pytest.mark.parametrize(
     ("library", "name", "extra"),
     [("h5py", "tiny.h5", "keras-files"), ("tensorstore", "w", "flax")],
