@@ -535,6 +535,21 @@ def test_a_name_that_lies_about_the_content_is_noted(tmp_path: Path):
     assert opening.read(path).notes == ["the content is npz, whatever the name says"]
 
 
+def test_a_projection_stands_before_the_last_of_its_block(tmp_path: Path):
+    path = tmp_path / "w.weights.h5"
+    names = ["conv1", *(f"conv3_block{b}_{n}" for b, n in ((1, 1), (1, 2), (1, 3)))]
+    names += ["conv3_block1_0", "conv3_block2_1", "stack1_block1_2", "stack1_block1_0"]
+    kernel = np.ones((1, 1, 2, 2), np.float32)
+    arrays = {f"{name}_conv/kernel": kernel for name in names}
+    writing.write(path, arrays, None, "weights.h5")
+    with h5py.File(path) as file:
+        layers: Any = file["layers"]
+        counted = ["conv2d", *(f"conv2d_{n}" for n in range(1, len(names)))]
+        found = [layers[name]["vars"].attrs["name"] for name in counted]
+    order = [names[n] for n in (0, 1, 2, 4, 3, 5, 7, 6)]
+    assert [name.removesuffix("_conv") for name in found] == order
+
+
 @pytest.mark.slow
 def test_keras_resnet50_takes_our_files(tmp_path: Path):
     arrays = {}
