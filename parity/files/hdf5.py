@@ -7,6 +7,7 @@ was never written. Every link and every dataset is looked at before anything is 
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from collections.abc import Iterator
 from math import prod
@@ -20,8 +21,9 @@ from parity.files.content import MAX_BYTES, require_room
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
-_MAX_OBJECTS, _MAX_CHUNKS, _MAX_TEXT = 2**16, 2**16, 2**24
+_MAX_OBJECTS, _MAX_CHUNKS = 2**16, 2**16
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3
+_CONTINUED, _ATTRIBUTE, _MAX_BLOCKS = 0x10, 0x0C, 64  # messages of an object header
 _SLACK = 2**12  # what deflate may add to what cannot be compressed
 
 
@@ -53,7 +55,7 @@ class Hdf5:
     """
 
     def __init__(self, data: bytes | memoryview, room: int = 0) -> None:
-        self._h5py = library()
+        self._h5py, self._data = library(), data
         try:
             self._file = self._h5py.File(io.BytesIO(data), "r")
             self._datasets = dict(self._walk())
@@ -61,7 +63,7 @@ class Hdf5:
             raise
         except Exception as error:  # h5py's are of many kinds
             raise _damaged(error) from error
-        sizes = (found.dtype.itemsize * found.size for found in self._datasets.values())
+        sizes = map(_room_of, self._datasets.values())
         require_room(sum(sizes), room or len(data))
 
     def names(self) -> list[str]:
@@ -99,19 +101,37 @@ class Hdf5:
         except Exception as error:
             raise _damaged(error, group) from error
 
-    def text(self, group: str, attribute: str) -> str | None:
+    def text(self, group: str, attribute: str, most: int) -> str | None:
         """Returns an attribute that is one text, if it is there and is one.
 
+        Args:
+            group: whose attribute.
+            attribute: its name.
+            most: bytes that it may have.
+
         Raises:
-            CheckpointError: it is damaged.
+            CheckpointError: it is damaged, or longer than any.
         """
         if not self.has(group, attribute):
             return None
         try:
-            found = self._file[group].attrs.get_id(attribute)
-            if found.shape != () or found.dtype.itemsize > _MAX_TEXT:
+            found = self._file[group]
+            about = found.attrs.get_id(attribute)
+            if about.shape != () or about.dtype.itemsize > most:
                 return None
-            value = self._file[group].attrs[attribute]
+            if self._h5py.check_string_dtype(about.dtype) is None:
+                return None
+            if about.dtype.kind == "O":
+                address = self._h5py.h5o.get_info(found.id).addr
+                length = _length_of(self._data, address, attribute.encode())
+                if length is None or length > most:
+                    raise CheckpointError(
+                        f"{group} has {attribute!r} of a length that Keras never gives",
+                        advice="Save it with Keras again",
+                    )
+            value = found.attrs[attribute]
+        except CheckpointError:
+            raise
         except Exception as error:
             raise _damaged(error, f"{group} {attribute}") from error
         if isinstance(value, bytes):
@@ -161,12 +181,42 @@ def _check(found: Any, name: str, h5py: Any) -> None:
     dtype = found.dtype
     if (dtype.kind not in "fiub" and dtype != np.dtype("V2")) or dtype.metadata:
         raise CheckpointError(f"{name} holds {dtype}, not numbers")
-    chunk = prod(found.chunks or ()) * dtype.itemsize
-    if max(chunk, found.size * dtype.itemsize) > MAX_BYTES:
+    if _room_of(found) > MAX_BYTES:
         raise CheckpointError(
             f"{name} claims the shape {found.shape}, in parts of {found.chunks}, which "
             "no file holds"
         )
+
+
+def _room_of(dataset: Any) -> int:
+    """Returns the bytes of an array, or of one of its parts if that is larger."""
+    part = prod(dataset.chunks or ())
+    return max(part, dataset.size) * dataset.dtype.itemsize
+
+
+def _length_of(data: bytes | memoryview, address: int, attribute: bytes) -> int | None:
+    """Returns how long a text of no fixed length claims to be, by the file's bytes.
+
+    HDF5 makes room for whatever length stands there, up to 4 GiB, and then looks where
+    the text might be. Its object headers are of version 1 wherever Keras wrote them.
+    """
+    version, _, _, _, size = struct.unpack_from("<BBHLL", data, address)
+    blocks = [(address + 16, size)] if version == 1 else []
+    for begin, size in blocks:
+        at, end = begin, min(begin + size, len(data))
+        while at + 8 <= end:
+            kind, length = struct.unpack_from("<HH", data, at)
+            at += 8
+            if kind == _CONTINUED and len(blocks) < _MAX_BLOCKS:
+                blocks.append(struct.unpack_from("<QQ", data, at))
+            elif kind == _ATTRIBUTE and length >= 16:
+                form, _, *sizes = struct.unpack_from("<BBHHH", data, at)
+                name = at + 8 + (form == 3)
+                if bytes(data[name : name + sizes[0]]).rstrip(b"\0") == attribute:
+                    padded = sizes if form > 1 else [-(-n // 8) * 8 for n in sizes]
+                    return struct.unpack_from("<L", data, name + sum(padded))[0]
+            at += length
+    return None
 
 
 def _require_written(dataset: Any, name: str) -> None:

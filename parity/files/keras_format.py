@@ -37,6 +37,7 @@ _WEIGHTS, _CONFIG, _METADATA = "model.weights.h5", "config.json", "metadata.json
 KERAS_MEMBERS = (_METADATA, _CONFIG, _WEIGHTS)
 """What a ``.keras`` is made of."""
 
+_MAX_NAME = 1000  # bytes of a layer's
 _OTHERS = ("optimizer", "optimizer_weights")  # beside a network that was trained
 _CLASSES = {2: "dense", 3: "conv1d", 4: "conv2d", 5: "conv3d"}  # by a kernel's axes
 
@@ -118,7 +119,7 @@ def _content(file: Hdf5, names: Mapping[str, str]) -> Content:
             advice="Save the one network that it is about on its own",
         )
     value = {name: file.array(path) for name, path in flat}
-    text = file.text("/", METADATA_KEY)
+    text = file.text("/", METADATA_KEY, MAX_INDEX)
     metadata = own_metadata(None if text is None else {METADATA_KEY: text})
     notes = [f"left out what stands in the group {name!r}" for name in left]
     return Content(kind, value, metadata, notes=notes)
@@ -152,7 +153,9 @@ def _counted(
     found, nameless = [], []
     for group, inner in below.items():
         counted = group.removesuffix("/vars")
-        layer = file.text(group, "name") or names.get(counted.rpartition("/")[2])
+        layer = file.text(group, "name", _MAX_NAME) or names.get(
+            counted.rpartition("/")[2]
+        )
         if layer is None:
             nameless.append(counted)
             continue
@@ -288,7 +291,7 @@ def _write(path: Path, fill: Any, metadata: dict[str, str] | None) -> None:
     with library().File(buffer, "w") as file:
         fill(file)
         for key, text in (metadata or {}).items():
-            file.attrs[key] = text
+            file.attrs[key] = np.bytes_(text.encode())  # a length of its own is checked
     path.write_bytes(buffer.getbuffer())
 
 

@@ -62,11 +62,12 @@ def read(path: Path) -> Content:
     hear = stage("validation")(sha.update)
     if is_hub_folder(path):
         path = _weights_in(path)
-    if is_folder(path):
-        content = read_orbax(path, hear)
-        content.sha256 = sha.hexdigest()
-        return content
     try:
+        if is_folder(path):
+            content = read_orbax(path, hear)
+            content.sha256 = sha.hexdigest()
+            content.told = read_config(path)
+            return content
         with open_regular(path, MAX_BYTES, CheckpointError) as file:
             size = os.fstat(file.fileno()).st_size
             content = _recognise(file, size)(file, size, hear)

@@ -213,7 +213,7 @@ def _index(
 
 
 def _read(
-    files: Mapping[str, bytes], named: Mapping[str, dict[str, Any]], size: int
+    files: dict[str, bytes], named: Mapping[str, dict[str, Any]], size: int
 ) -> dict[str, np.ndarray]:
     try:
         import tensorstore
@@ -223,8 +223,8 @@ def _read(
         ) from error
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
     memory = tensorstore.KvStore.open({"driver": "memory"}, context=context).result()
-    for name, data in files.items():
-        memory.write(name, data).result()
+    for name in [*files]:  # nothing stays here twice
+        memory.write(name, files.pop(name)).result()
     stores: dict[str, Any] = {}
     claimed = 0
     for name, place in named.items():

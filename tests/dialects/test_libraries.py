@@ -171,7 +171,7 @@ def test_keras_applications_load_the_weights(tmp_path: Path, name: str):
         classifier_activation=None,
     )
     model.load_weights(path)
-    proved(config, lambda x: model(np.float32(nhwc(x))), within=1e-5)
+    proved(config, lambda x: model([np.float32(nhwc(x))]), within=1e-5)
     theirs = tmp_path / f"theirs.{name.partition('.')[2]}"
     model.save_weights(theirs) if "weights" in name else model.save(theirs)
     again(theirs, config, "keras")

@@ -302,8 +302,11 @@ def test_a_state_of_a_twin_goes_into_every_container_that_has_its_names(
     for name, format in (("a.npz", None), ("a.msgpack", None), ("a", "orbax")):
         format: Any
         parity.save(tmp_path / name, arrays, format=format)
-        found = opening.read(tmp_path / name).value
+        found = parity.load(tmp_path / name)
         assert differing_bits(found, arrays) == {}
+        assert found.sha256
+        unverified = any("unverified" in note for note in found.notes)
+        assert unverified == (name != "a.npz")
     with pytest.raises(CheckpointError, match=r"a\.h5: 'conv1\.weight' is no name of"):
         parity.save(tmp_path / "a.h5", arrays)
     with pytest.raises(OutputError, match=r"\.keras.*Write \.weights\.h5"):
@@ -496,6 +499,14 @@ def test_only_a_folder_of_orbax_is_replaced(
         writing.write(tmp_path / "a" / "b", TREE, None, "orbax")
 
 
+def test_what_a_killed_process_left_of_a_folder_goes_at_the_next_write(tmp_path: Path):
+    left = tmp_path / ".resnet-twins-0123456789abcdef.tmp"
+    (left / "state" / "d").mkdir(parents=True)
+    (left / "state" / "d" / "half").write_bytes(bytes(10))
+    writing.write(tmp_path / "w.npz", TREE, None, "npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["w.npz"]
+
+
 @pytest.mark.parametrize(
     ("library", "name", "extra"),
     [("h5py", "tiny.h5", "keras-files"), ("tensorstore", "w", "flax")],
@@ -522,6 +533,21 @@ def test_a_name_that_lies_about_the_content_is_noted(tmp_path: Path):
     writing.write(tmp_path / "w.npz", TREE, None, "npz")
     (tmp_path / "w.npz").rename(path)
     assert opening.read(path).notes == ["the content is npz, whatever the name says"]
+
+
+def test_a_projection_stands_before_the_last_of_its_block(tmp_path: Path):
+    path = tmp_path / "w.weights.h5"
+    names = ["conv1", *(f"conv3_block{b}_{n}" for b, n in ((1, 1), (1, 2), (1, 3)))]
+    names += ["conv3_block1_0", "conv3_block2_1", "stack1_block1_2", "stack1_block1_0"]
+    kernel = np.ones((1, 1, 2, 2), np.float32)
+    arrays = {f"{name}_conv/kernel": kernel for name in names}
+    writing.write(path, arrays, None, "weights.h5")
+    with h5py.File(path) as file:
+        layers: Any = file["layers"]
+        counted = ["conv2d", *(f"conv2d_{n}" for n in range(1, len(names)))]
+        found = [layers[name]["vars"].attrs["name"] for name in counted]
+    order = [names[n] for n in (0, 1, 2, 4, 3, 5, 7, 6)]
+    assert [name.removesuffix("_conv") for name in found] == order
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def _lzf(file: h5py.File) -> None:
 
 
 def _big_part(file: h5py.File) -> None:
-    shape: Any = (2**20,)
+    shape: Any = (2**27,)
     file.create_dataset("fc/evil", (1,), "f8", chunks=shape, maxshape=(None,))
 
 
@@ -173,7 +173,7 @@ def _named_type(file: h5py.File) -> None:
         (_half_written, "fc/evil was never written, or only a part"),
         (_parts, "fc/evil is in 1048576 parts"),
         (_lzf, "fc/evil is packed by a filter that is not gzip"),
-        (_big_part, "fc/evil was never written"),
+        (_big_part, "its arrays claim 1073741848 bytes"),
         (_gzip_bomb, "fc/evil unpacks to more than its 16 bytes"),
         (_zeros_that_compress, "its arrays claim"),
         (_many_links, "its arrays claim"),
@@ -192,7 +192,27 @@ def test_hdf5_that_is_more_than_arrays(
     _refused(_h5(tmp_path / "w.h5", fill), said)
 
 
-def test_hdf5_with_a_text_for_a_name_as_long_as_the_file(tmp_path: Path):
+def test_hdf5_whose_layer_has_a_name_of_four_gigabytes(tmp_path: Path):
+    path = tmp_path / "w.weights.h5"
+    writing.write(path, KERAS, None, "weights.h5")
+    data = path.read_bytes()
+    length, heap = len("conv1_conv"), data.index(b"GCOL")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for claimed in (1001, 2**32 - 1):
+        claim = data.replace(
+            struct.pack("<LQ", length, heap), struct.pack("<LQ", claimed, heap)
+        )
+        assert claim != data
+        path.write_bytes(claim)
+        _refused(path, "layers/conv2d/vars has 'name' of a length")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**18  # KiB
+    with h5py.File(path, "w", libver="latest") as file:  # other headers
+        file["layers/dense/vars/0"] = np.ones((2, 3), np.float32)
+        file["layers/dense/vars"].attrs["name"] = "fc"
+    _refused(path, "layers/dense/vars has 'name' of a length")
+
+
+def test_hdf5_with_layers_that_share_a_name_or_have_none(tmp_path: Path):
     path = tmp_path / "w.weights.h5"
     writing.write(path, KERAS, None, "weights.h5")
     with h5py.File(path, "a") as file:
