@@ -77,6 +77,10 @@ def test_a_configuration_cannot_be_changed_in_place():
         ("dimensions", True, "one of 1, 2"),
         ("dimensions", 1.0, "one of 1, 2"),
         ("conv_bias", 1, "True or False"),
+        ("stem_padding", "SAME", "one of 'torch', 'same'"),
+        ("block_padding", 1, "one of 'torch', 'same'"),
+        ("pool_padding", "valid", "one of 'torch', 'same'"),
+        ("anti_alias", "avg", "one of 'none', 'average', 'blur'"),
         ("signal_width", 100, "None without a signal head"),
         ("norm_eps", 0.0, "a number above 0"),
         ("norm_eps", float("nan"), "a number above 0"),
@@ -113,6 +117,30 @@ def test_a_bottleneck_without_a_channel_is_refused():
             {"shortcut": "D", "replace_stride_with_dilation": (True,)},
             "another one in a dilated network",
         ),
+        (
+            {"stem": "3x3", "stem_padding": "same"},
+            "stem_padding is 'same'; it must be 'torch' with stem '3x3'",
+        ),
+        (
+            {"stem": "3x3", "pool_padding": "same"},
+            "pool_padding is 'same'; it must be 'torch' with stem '3x3'",
+        ),
+        *(
+            (
+                {"anti_alias": "blur", field: value, **others},
+                f"anti_alias is 'blur'; it must be 'none' with {field} {said}",
+            )
+            for field, value, said, others in (
+                ("stem", "3x3", "'3x3'", {}),
+                ("head", "conv", "'conv'", {}),
+                ("dimensions", 1, "1", {}),
+                ("stride_on", "1x1", "'1x1'", {"block": "bottleneck"}),
+                ("replace_stride_with_dilation", (True,), "(True,)", {}),
+                ("stem_padding", "same", "'same'", {}),
+                ("block_padding", "same", "'same'", {}),
+                ("pool_padding", "same", "'same'", {}),
+            )
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message: str):
@@ -143,6 +171,45 @@ def test_the_sizes_that_fit_a_head_are_said():
         signal.check_size(1, width)
     get_config("resnet50").check_size(7, 9)
     assert get_config("resnet50").fitting_inputs() == "images of any size fit"
+
+
+def test_the_sizes_that_an_anti_aliased_network_takes_are_said():
+    average = get_config("resnet50").replace(anti_alias="average")
+    said = "images whose sides are multiples of 32, one pixel less, or up to two more"
+    assert average.fitting_inputs() == f"{said} fit"
+    blur = average.replace(anti_alias="blur")
+    assert blur.fitting_inputs() == "images of more than 16 pixels a side fit"
+    for config in (average, blur):
+        for size in (config.natural_size, config.uneven_size, (31, 34), (97, 128)):
+            config.check_size(*size)
+        assert config.natural_size == (224, 224)
+        assert config.map_size(224, 95) == (7, 3)
+    for config, size in ((average, (94, 96)), (average, (96, 99)), (blur, (16, 99))):
+        with pytest.raises(ValueError, match="does not fit: images"):
+            config.check_size(*size)
+    deep = TINY.replace(layers=(1,) * 8, widths=(8,) * 8)
+    for kind in ("average", "blur"):
+        config = deep.replace(anti_alias=kind)
+        config.check_size(*config.natural_size)
+        config.check_size(*config.uneven_size)
+
+
+def test_a_configuration_written_before_a_setting_was_there_has_its_default():
+    fields = json.loads(TINY.to_json())
+    for name in ("stem_padding", "block_padding", "pool_padding", "anti_alias"):
+        del fields[name]
+    assert ResNetConfig.from_json(json.dumps(fields)) == TINY
+
+
+def test_what_a_map_is_halved_by_is_a_matter_of_the_function():
+    config = get_config("resnet18")
+    for settings in ({"block_padding": "same"}, {"anti_alias": "blur"}):
+        other = config.replace(**settings, zero_init_residual=True)
+        (item,) = settings.items()
+        assert other.as_function() == config.replace(**settings)
+        assert resnet_spec.find_name(other.as_function()) is None
+        said = resnet_spec.describe(other.as_function())
+        assert said == "resnet18 with {}={}".format(*item)
 
 
 def test_an_unknown_setting_is_refused_with_those_that_exist():

@@ -62,18 +62,34 @@ def configs(draw: st.DrawFn) -> ResNetConfig:
         settings["replace_stride_with_dilation"] = dilated
     if head == "signal":
         settings["signal_width"] = draw(st.integers(64, 160))
+    paddings = ["block_padding"]
+    if settings["stem"] != "3x3":
+        paddings += ["stem_padding", "pool_padding"]
     if block == "bottleneck":
         settings |= {
             "groups": draw(st.sampled_from([1, 2, 3])),
             "width_per_group": draw(st.sampled_from([32, 64, 96])),
             "stride_on": draw(st.sampled_from(["1x1", "3x3"])),
         }
+    anti_alias: Any = draw(st.sampled_from(["none", "none", "average", "blur"]))
+    if (
+        settings["stem"] == "3x3"
+        or settings["dimensions"] == 1
+        or head != "linear"
+        or settings.get("stride_on") == "1x1"
+        or any(settings.get("replace_stride_with_dilation", ()))
+    ):
+        anti_alias = "none"
+    if anti_alias == "none":
+        for field in paddings:
+            settings[field] = draw(st.sampled_from(["torch", "same"]))
     return ResNetConfig(
         block=block,
         layers=per_stage(st.integers(1, 2), stages),
         widths=widths,
         head=head,
         conv_bias=draw(st.booleans()),
+        anti_alias=anti_alias,
         in_channels=draw(st.sampled_from([1, 3, 4])),
         num_classes=draw(st.integers(1, 11)),
         include_top=draw(st.booleans()),
@@ -97,6 +113,10 @@ def configs_with_images(
         size = (height * scale - less[0], width * scale - less[1])
     elif config.head == "signal":
         size = (1, config.signal_width or 0)
+    elif config.anti_alias == "average":
+        scale = 1 << config.halvings
+        sides = [side for side in range(33, 51) if (side + 1) % scale < 4]
+        size = (draw(st.sampled_from(sides)), draw(st.sampled_from(sides)))
     else:
         side = st.integers(33, 48)
         size = (draw(side) if config.dimensions == 2 else 1, draw(side))

@@ -171,6 +171,53 @@ def test_timms_network_has_the_same_keys_and_numbers(name: str):
     assert counter.get_total_flops() == 2 * total
 
 
+_D = {"stem": "deep", "shortcut": "D"}
+
+ANTI_ALIASED: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnetblur18": ("resnet18", {"anti_alias": "blur"}),
+    "resnetblur50": ("resnet50", {"anti_alias": "blur"}),
+    "resnetblur50d": ("resnet50", {"anti_alias": "blur", **_D}),
+    "resnetblur101d": ("resnet101", {"anti_alias": "blur", **_D}),
+    "resnetaa34d": ("resnet34", {"anti_alias": "average", **_D}),
+    "resnetaa50": ("resnet50", {"anti_alias": "average"}),
+    "resnetaa50d": ("resnet50", {"anti_alias": "average", **_D}),
+    "resnetaa101d": ("resnet101", {"anti_alias": "average", **_D}),
+}
+"""timm's names, and what they are here."""
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        pytest.param(name, marks=pytest.mark.slow if "101" in name else ())
+        for name in ANTI_ALIASED
+    ],
+)
+def test_timms_anti_aliased_network_has_the_same_keys_and_numbers(theirs: str):
+    name, settings = ANTI_ALIASED[theirs]
+    model = timm.create_model(theirs)
+    config = get_config(name).replace(**settings)
+    ours = resnet_torch.create_model(config)
+    plain = resnet_torch.create_model(config.replace(anti_alias="none"))
+    assert list(ours.state_dict()) == list(model.state_dict())
+    state = parity.random_state(parity.entries(model), seed=0)
+    for network in (model, ours, plain):
+        parity.load_state_dict(network, state)
+        network.double().eval()
+    for size in ((64, 64), (96, 97)):
+        x = torch.randn(2, 3, *size, dtype=torch.float64)
+        with torch.no_grad():
+            expected = model(x).numpy()
+            assert deviation(ours(x).numpy(), expected).l2 <= G1_FORWARD
+            assert deviation(plain(x).numpy(), expected).l2 > 1e-3
+    for network in (model, ours):
+        network.train()
+    x = torch.randn(2, 3, 66, 63, dtype=torch.float64)
+    with torch.no_grad():
+        found = deviation(ours(x).numpy(), model(x).numpy())
+    assert found.l2 <= G1_FORWARD
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "said"),
     [

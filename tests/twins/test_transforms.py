@@ -36,6 +36,12 @@ CONFIGS = {
         (1, 64),
     ),
     "conv": (TINY.replace(head="conv"), (90, 120)),
+    "same": (
+        TINY.replace(stem_padding="same", block_padding="same", pool_padding="same"),
+        (40, 34),
+    ),
+    "blur": (TINY.replace(anti_alias="blur"), (40, 33)),
+    "average": (TINY.replace(anti_alias="average"), (40, 33)),
 }
 ROUNDING = 1e-5
 
@@ -89,8 +95,9 @@ def test_tracers_of_torch_take_every_network(kind: str):
             assert deviation(traced(x).numpy(), expected).l2 < ROUNDING
 
 
-@pytest.mark.parametrize("config", [TINY, TINY_BOTTLENECK])
-def test_torch_exports_a_network_for_images_of_any_size_and_number(config):
+@pytest.mark.parametrize("kind", ["basic", "grouped", "same", "blur"])
+def test_torch_exports_a_network_for_images_of_any_size_and_number(kind: str):
+    config = TINY_BOTTLENECK if kind == "grouped" else CONFIGS[kind][0]
     model = random_torch(config).eval()
     # A map of 1x1 would be another program to torch.
     n, h, w = (
@@ -106,7 +113,9 @@ def test_torch_exports_a_network_for_images_of_any_size_and_number(config):
             assert deviation(program(x).numpy(), model(x).numpy()).l2 < ROUNDING
 
 
-@pytest.mark.parametrize("kind", ["basic", "bottleneck", "padded", "plain"])
+@pytest.mark.parametrize(
+    "kind", ["basic", "bottleneck", "padded", "plain", "same", "blur"]
+)
 @pytest.mark.parametrize("how", ["as it is", "fused", "winograd"])
 def test_jax_exports_a_network_for_images_of_any_size_and_number(kind: str, how: str):
     config, _ = CONFIGS[kind]
