@@ -35,7 +35,9 @@ def guessed(config: ResNetConfig) -> tuple[str, ...]:
     fields = ["stride_on", "replace_stride_with_dilation", "norm_eps", "signal_width"]
     fields.append("block_padding")
     if config.stem != "3x3":
-        fields += ["stem_padding", "pool_padding", "anti_alias"]
+        fields += ["stem_padding", "pool_padding"]
+        if config.head == "linear" and config.dimensions == 2:
+            fields.append("anti_alias")
     if config.shortcut in ("A", "none"):
         fields.append("shortcut")
     return tuple(fields)

@@ -242,6 +242,30 @@ def test_what_a_conversion_had_to_guess_is_not_held_against_anyone(tmp_path: Pat
         assert parity.load(again).guessed == ()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"anti_alias": "blur"},
+        {"stem_padding": "same", "pool_padding": "same", "block_padding": "same"},
+    ],
+)
+def test_nor_how_it_guessed_that_maps_are_halved(
+    tmp_path: Path, settings: dict[str, Any]
+):
+    config = TINY.replace(**settings)
+    source, target = tmp_path / "a.pth", tmp_path / "b.safetensors"
+    torch.save(random_torch(config).state_dict(), source)
+    parity.convert(source, target)
+    state = parity.load(target)
+    assert state.config == TINY
+    assert set(settings) < set(state.guessed)
+    said = tmp_path / "c.safetensors"
+    parity.convert(target, said, config=config)
+    assert parity.load(said).config == config
+    with pytest.raises(CheckpointError, match="belongs to a network of 1-2 basic"):
+        parity.convert(said, tmp_path / "d.safetensors", config=TINY)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 @pytest.mark.parametrize("stem", ["7x7", "deep"])
 def test_a_conversion_keeps_the_dtype_whatever_the_stem(

@@ -188,6 +188,22 @@ def test_only_maps_of_even_size_see_the_difference(config: ResNetConfig):
         assert deviation(same(x).numpy(), model(x).numpy()).l2 <= G1_FORWARD
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("how", ["fx", "script", "trace"])
+def test_in_a_graph_of_torch_the_padding_follows_the_size(how: str):
+    model = random_torch(TINY.replace(**SAME)).eval()
+    make: Any = {
+        "fx": torch.fx.symbolic_trace,
+        "script": torch.jit.script,
+        "trace": lambda model: torch.jit.trace(model, torch.zeros(1, 3, 40, 33)),
+    }[how]
+    graph = make(model)
+    for size in ((40, 33), (33, 40), (47, 66)):
+        x = torch.from_numpy(images(TINY, *size).astype(np.float32))
+        with torch.no_grad():
+            assert torch.equal(graph(x), model(x))
+
+
 CASES = {
     "same": (TINY.replace(**SAME), (40, 34)),
     "same deep": (DEEP.replace(**SAME), (64, 48)),

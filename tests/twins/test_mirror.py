@@ -73,7 +73,8 @@ def test_the_comparison_sees_a_moved_assignment():
 
 
 @pytest.mark.parametrize(
-    "name", ["conv", "norm", "relu", "maxpool", "avgpool", "linear"]
+    "name",
+    ["conv", "norm", "relu", "maxpool", "avgpool", "average", "blur", "linear"],
 )
 def test_both_makers_of_layers_take_the_same_arguments(name: str):
     signatures = [
