@@ -7,7 +7,7 @@ whole table fits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import count, takewhile
 from typing import Any, Literal
@@ -222,6 +222,16 @@ class Outline:
     deep: bool = False
     pooled: bool = False
 
+    @property
+    def first(self) -> Place:
+        """The stem's first convolution."""
+        return next(self.places())[1]
+
+    @property
+    def first_block(self) -> Place:
+        """The first block's first convolution."""
+        return dict(replace(self, layers=(1,)).places())["layer1.0.conv1"]
+
     def places(self) -> Iterator[tuple[str, Place]]:
         """Yields path in the twins, and place, of all that such a network may have."""
         kind: dict[str, Any] = {
@@ -355,20 +365,19 @@ def _open(
 
 def scopes(dialect: Dialect, names: Iterable[str]) -> list[str]:
     """Returns what stands before the paths of networks in a state, once for each."""
-    names = set(names)
+    names = names if isinstance(names, Set) else set(names)
     found: dict[str, None] = {}
-    for outline in OUTLINES:
-        places = dict(replace(outline, layers=(1,)).places())
-        stem = places["conv1.0" if outline.deep else "conv1"]
-        block = places["layer1.0.conv1"]
-        head, _, tail = dialect.leaves["conv.weight"].partition("{}")
-        tail = dialect.path(block) + tail
-        for name in names:
-            if name.startswith(head) and name.endswith(tail):
-                scope = name[len(head) : -len(tail)]
-                if dialect.name_of(stem, "weight", scope) in names:
+    head, _, tail = dialect.leaves["conv.weight"].partition("{}")
+    ends = {outline: dialect.path(outline.first_block) + tail for outline in OUTLINES}
+    near = [name for name in names if name.endswith(tuple(ends.values()))]
+    for outline, end in ends.items():
+        for name in near:
+            if name.startswith(head) and name.endswith(end):
+                scope = name[len(head) : -len(end)]
+                stem = dialect.name_of(outline.first, "weight", scope)
+                if scope[-1:] in ("", ".") and stem in names:
                     found[scope] = None
-    return [scope for scope in found if scope[-1:] in ("", ".")]
+    return [*found]
 
 
 def fitting(dialect: Dialect, shapes: Shapes) -> int:

@@ -45,6 +45,7 @@ class Recognised:
         config: the network; ``None`` where names and shapes are left to be judged.
         unsaid: settings of it that are assumed.
         notes: what was taken off or left out, one clause each.
+        beside: names of what is no weight of the network.
     """
 
     arrays: dict[str, np.ndarray]
@@ -52,10 +53,13 @@ class Recognised:
     config: ResNetConfig | None
     unsaid: tuple[str, ...]
     notes: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
 
 def recognise(
-    arrays: Mapping[str, np.ndarray], dialect: str | None = None
+    arrays: Mapping[str, np.ndarray],
+    dialect: str | None = None,
+    others: Iterable[str] = (),
 ) -> Recognised:
     """Finds out whose names a state has, and translates it.
 
@@ -65,6 +69,7 @@ def recognise(
     Args:
         arrays: names to values; a dot or a slash parts a name.
         dialect: whose names they are, if that is known.
+        others: names of entries that are no arrays of weights.
 
     Raises:
         CheckpointError: no dialect fits, or several do, or there is more in the state
@@ -81,32 +86,43 @@ def recognise(
     if dialect is None and not (len(fits) == 1 and not fits[0].beside):
         fits = _fits(DIALECTS.values(), shapes)
     if not fits and dialect in (None, OWN):
-        return _as_it_is(arrays, found, left)
+        return _as_it_is(arrays, found, (*left, *filter(_is_known, others)))
     if not fits:
         raise CheckpointError(what_it_looks_like(arrays), advice=ADVICE)
     if len(fits) > 1:
         raise _several(fits)
     (fit,) = fits
-    others = [n for n in fit.beside if not _matches(n, fit.dialect.beside)]
-    if others and fit.dialect is own and not fit.scope:
-        return _as_it_is(arrays, found, left)
-    if others:
+    more = [n for n in fit.beside if not _matches(n, fit.dialect.beside)]
+    if more and fit.dialect is own and not fit.scope:
+        return _as_it_is(arrays, found, (*left, *filter(_is_known, others)))
+    if more:
         raise CheckpointError(
-            {f"has beside {describe(fit.config)} ({_where(fit)})": others},
+            {f"has beside {describe(fit.config)} ({_where(fit)})": more},
             advice="Leave these out with --ignore, as with "
-            f"--ignore '{others[0].partition('.')[0]}*'",
+            f"--ignore '{more[0].partition('.')[0]}*'",
         )
-    notes = list(_about_left((*left, *fit.beside)))
+    no_arrays = [
+        name
+        for name in others
+        if _matches(name.replace("/", "."), fit.dialect.beside) or _is_known(name)
+    ]
+    left = (*left, *fit.beside, *no_arrays)
+    notes = list(_about_left(left))
     if fit.scope:
         notes.insert(0, f"took the prefix {fit.scope!r} off every name")
     if fit.dialect is own:
-        return Recognised(read(fit, found), OWN, None, (), tuple(notes))
+        return Recognised(read(fit, found), OWN, None, (), tuple(notes), left)
     notes.insert(0, f"read as {fit.dialect.name} ({fit.dialect.what})")
     assumed = [f"{s}={getattr(fit.config, s)!r}" for s in fit.unsaid]
     if assumed:
         notes.append(f"{ASSUMED} {', '.join(assumed)}")
     return Recognised(
-        read(fit, found), fit.dialect.name, fit.config, fit.unsaid, tuple(notes)
+        read(fit, found),
+        fit.dialect.name,
+        fit.config,
+        fit.unsaid,
+        tuple(notes),
+        left,
     )
 
 
@@ -147,8 +163,9 @@ def _as_it_is(
         (prefix,) = prefixes
         notes = [f"took the prefix {prefix!r} off every name"] if prefix else []
         named = {name.removeprefix(prefix): array for name, array in found.items()}
-        return Recognised(named, OWN, None, (), (*notes, *_about_left(left)))
-    return Recognised(dict(arrays), OWN, None, (), ())
+        notes = (*notes, *_about_left(left))
+        return Recognised(named, OWN, None, (), notes, left)
+    return Recognised(dict(arrays), OWN, None, (), (), left)
 
 
 def _several(fits: Sequence[Fit]) -> CheckpointError:
@@ -183,11 +200,16 @@ def _canonical(
         dotted = name.replace("/", ".")
         if dotted in found:
             raise CheckpointError(f"has {dotted} twice, with dots and with slashes")
-        if any(part in BESIDE for part in dotted.split(".")):
+        if _is_known(name):
             left.append(name)
         else:
             found[dotted] = array
     return found, tuple(left)
+
+
+def _is_known(name: str) -> bool:
+    """Whether an entry says by its name that it is none of the network's."""
+    return any(part in BESIDE for part in name.replace("/", ".").split("."))
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
