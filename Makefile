@@ -83,6 +83,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 		{ echo "error: $(PYTHON) is older than 3.11; name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@# They ask for older versions than they work with, or for what they need not.
+	$(VENV)/bin/pip install $(PIP_ARGS) --no-deps -c constraints.txt jaxnn mlx-image
 	@touch $@
 
 clean:

@@ -37,10 +37,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     if not path.is_file():
         return {}
-    with open_regular(path, _MOST_BYTES, CheckpointError) as file:
-        text = file.read()
     try:
-        found = json.loads(text)
+        with open_regular(path, _MOST_BYTES, CheckpointError) as file:
+            found = json.loads(file.read())
+    except CheckpointError as error:
+        raise CheckpointError(f"{NAME} beside it is no JSON ({error})") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{NAME} beside it is no JSON", advice="Get it again, or move it away"

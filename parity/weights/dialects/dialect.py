@@ -7,7 +7,7 @@ whole table fits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, takewhile
 from typing import Any, Literal
@@ -336,6 +336,8 @@ def _fit(dialect: Dialect, shapes: Shapes, outline: Outline, scope: str) -> Fit 
     allowed, hidden = dialect.allowed, guessed(config)
     try:
         assumed = {s: allowed[s][0] for s in hidden if s in allowed}
+        if config.shortcut == "C" and len(config.layers) == sum(config.layers):
+            assumed["shortcut"] = "B"  # of one block per stage both are the same
         config = config.replace(**assumed)
     except ValueError:
         return None
@@ -365,7 +367,7 @@ def _open(
 
 def scopes(dialect: Dialect, names: Iterable[str]) -> list[str]:
     """Returns what stands before the paths of networks in a state, once for each."""
-    names = names if isinstance(names, Set) else set(names)
+    names = dict.fromkeys(names)  # in order, and quickly found
     found: dict[str, None] = {}
     head, _, tail = dialect.leaves["conv.weight"].partition("{}")
     ends = {outline: dialect.path(outline.first_block) + tail for outline in OUTLINES}

@@ -97,7 +97,7 @@ def recognise(
         return _as_it_is(arrays, found, (*left, *filter(_is_known, others)))
     if more:
         raise CheckpointError(
-            {f"has beside {describe(fit.config)} ({_where(fit)})": more},
+            {f"has beside {_words(fit.config)} ({_where(fit)})": more},
             advice="Leave these out with --ignore, as with "
             f"--ignore '{more[0].partition('.')[0]}*'",
         )
@@ -170,7 +170,7 @@ def _as_it_is(
 
 def _several(fits: Sequence[Fit]) -> CheckpointError:
     what = [
-        f"{_where(fit)} it is {describe(fit.config)} of {fit.dialect.name}"
+        f"{_where(fit)} it is {_words(fit.config)} of {fit.dialect.name}"
         for fit in fits
     ]
     if len({fit.scope for fit in fits}) == 1:
@@ -235,6 +235,12 @@ def _again(fit: Fit, others: Sequence[Fit]) -> bool:
     )
 
 
+def _words(config: ResNetConfig) -> str:
+    text = describe(config)
+    headless = not config.include_top and "include_top" not in text
+    return f"{text}, without a head" if headless else text
+
+
 def _where(fit: Fit) -> str:
     return f"under {fit.scope!r}" if fit.scope else "as it is"
 
@@ -243,7 +249,7 @@ def what_it_is(shapes: Shapes) -> str:
     """Says in words which networks a state holds."""
     dotted = {name.replace("/", "."): shape for name, shape in shapes.items()}
     fits = _fits(DIALECTS.values(), dotted)
-    said = [f"{_where(fit)} it is {describe(fit.config)}" for fit in fits[:3]]
+    said = [f"{_where(fit)} it is {_words(fit.config)}" for fit in fits[:3]]
     first = next(iter(shapes), "nothing")
     return ", ".join(said) or f"{len(shapes)} entries, the first {first}"
 

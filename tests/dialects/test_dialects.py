@@ -1,0 +1,341 @@
+"""Whose names a state has: found out, translated, and nothing guessed in silence."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import parity
+from parity.files.hub_config import of_name, told_settings
+from parity.weights.dialects.cifar import channels
+from parity.weights.dialects.dialect import Dialect, write
+from parity.weights.dialects.recognising import recognise
+from parity.weights.digest import differing_bits
+from parity.weights.twins import abstract_torch, entries_of
+from resnet_spec import ResNetConfig, get_config
+from tests.support.corpus import refused
+
+BASIC = ResNetConfig(block="basic", layers=(2, 1, 3), widths=(8, 16, 24), num_classes=7)
+CONFIGS = [
+    BASIC,
+    BASIC.replace(block="bottleneck", widths=(8, 16, 16)),
+    BASIC.replace(
+        block="bottleneck", layers=(1, 1, 1), include_top=False, num_classes=1000
+    ),
+    BASIC.replace(block="bottleneck", stem="deep", shortcut="D"),
+]
+
+
+def as_it_is_there(dialect: Dialect, config: ResNetConfig) -> ResNetConfig | None:
+    """The same network as this library always has it, if it has it at all."""
+    visible = {"conv_bias": True} if dialect.name == "keras" else {}
+    fixed = {
+        s: values[0]
+        for s, values in dialect.allowed.items()
+        if s not in ("block", "shortcut", "groups", "include_top", "head")
+        and not (s == "stem" and config.stem in values)
+        and not (s == "stride_on" and config.block == "basic")
+    }
+    if "A" in dialect.allowed.get("shortcut", ()):
+        visible["shortcut"] = "A"
+    try:
+        config = config.replace(**{**fixed, **visible})
+    except ValueError:
+        return None
+    return None if dialect.obstacles(config) else config
+
+
+CASES = [
+    pytest.param(dialect, there, id=f"{dialect.name}-{i}")
+    for dialect in parity.DIALECTS.values()
+    for i, config in enumerate(CONFIGS)
+    if (there := as_it_is_there(dialect, config)) is not None
+    # Without a head its names are torchvision's under a prefix.
+    and (dialect.name != "mmpretrain" or config.include_top)
+]
+
+
+def state_of(config: ResNetConfig) -> dict[str, np.ndarray]:
+    return parity.random_state(entries_of(config), seed=3)
+
+
+def in_words_of(dialect: Dialect, config: ResNetConfig) -> dict[str, np.ndarray]:
+    return write(replace(dialect, reads_only=""), config, state_of(config))[0]
+
+
+def test_every_dialect_has_a_network_here():
+    assert {case.values[0].name for case in CASES} == set(parity.DIALECTS)
+
+
+@pytest.mark.parametrize(("dialect", "config"), CASES)
+def test_what_is_written_is_recognised_and_read(dialect: Dialect, config: ResNetConfig):
+    there, state = in_words_of(dialect, config), state_of(config)
+    found = recognise(there)
+    assert found.dialect == dialect.name
+    if dialect.name != "torchvision":
+        assert found.config == config
+    counters = {name for name in state if name.endswith("num_batches_tracked")}
+    for name in set(state) - (counters - set(found.arrays)):
+        np.testing.assert_array_equal(found.arrays[name], state[name], strict=True)
+
+
+@pytest.mark.parametrize(("dialect", "config"), CASES)
+def test_nothing_is_recognised_by_a_part_of_the_table(
+    dialect: Dialect, config: ResNetConfig
+):
+    there = in_words_of(dialect, config)
+    last = next(n for n in reversed(there) if not n.endswith("num_batches_tracked"))
+    del there[last]
+    try:
+        found = recognise(there)
+    except parity.CheckpointError:
+        return
+    assert found.config is None or last.rpartition(".")[2] in ("bias", "b")
+
+
+@pytest.mark.parametrize(("dialect", "config"), CASES[1::3])
+def test_what_stands_beside_a_network_is_named_with_the_way_out(
+    dialect: Dialect, config: ResNetConfig
+):
+    there = in_words_of(dialect, config) | {"extra.weight": np.zeros(3, np.float32)}
+    if dialect.name == "torchvision":
+        assert "extra.weight" in recognise(there).arrays  # a strict check says so
+        return
+    with pytest.raises(parity.CheckpointError, match=r"extra\.weight\. .*--ignore"):
+        recognise(there)
+
+
+def test_akamasters_channels_are_put_into_order():
+    assert channels((16, 32, 64))[1] == [*range(8, 24), *range(8), *range(24, 32)]
+    dialect = parity.DIALECTS["akamaster"]
+    config = get_config("cifar_resnet20").replace(layers=(1, 2, 1))
+    there = in_words_of(dialect, config)
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32))
+    found = run_of_akamaster(parity.cast(there, "float64"), images)
+    twin = abstract_torch(config, param_dtype="float64")
+    parity.load_state_dict(twin, parity.cast(state_of(config), "float64"))
+    with torch.no_grad():
+        expected = twin(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def run_of_akamaster(arrays: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:
+    """What that repository's network computes: shortcut A pads on both sides."""
+    functional = torch.nn.functional
+    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def layer(
+        x: torch.Tensor, number: tuple[str, str], stride: int = 1
+    ) -> torch.Tensor:
+        x = functional.conv2d(
+            x, state[f"{number[0]}conv{number[1]}.weight"], None, stride, 1
+        )
+        norm = f"{number[0]}bn{number[1]}"
+        return functional.batch_norm(
+            x,
+            state[f"{norm}.running_mean"],
+            state[f"{norm}.running_var"],
+            state[f"{norm}.weight"],
+            state[f"{norm}.bias"],
+        )
+
+    x = layer(torch.from_numpy(images), ("", "1")).relu()
+    for stage, blocks in ((1, 1), (2, 2), (3, 1)):
+        for block in range(blocks):
+            path, stride = f"layer{stage}.{block}.", 2 if stage > 1 and not block else 1
+            y = layer(x, (path, "1"), stride).relu()
+            y = layer(y, (path, "2"))
+            if stride == 2:
+                pad = x.shape[1] // 2
+                x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, pad, pad))
+            x = (x + y).relu()
+    pooled = x.mean((2, 3))
+    return functional.linear(
+        pooled, state["linear.weight"], state["linear.bias"]
+    ).numpy()
+
+
+# --- selection ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def net() -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in state_of(BASIC).items()}
+
+
+def under(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def headless(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: v for name, v in state.items() if not name.startswith("fc.")}
+
+
+EXTRA = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "asked"),
+    [
+        (
+            lambda s: {
+                "state_dict": under("model.", s),
+                "pytorch-lightning_version": "2",
+            },
+            {},
+        ),
+        (lambda s: under("module._orig_mod.encoder.net.", s), {}),
+        (lambda s: under("module.", s) | {"n_averaged": torch.tensor(3)}, {}),
+        (lambda s: {"net": under("module.", s), "acc": 93.1, "epoch": 4}, {}),
+        (
+            lambda s: under("net.", s) | {"loss.weight": EXTRA},
+            {"ignore": "loss.*"},
+        ),
+        (
+            lambda s: under("teacher.body.", s) | under("student.body.", s),
+            {"prefix": "teacher.body"},
+        ),
+        (
+            lambda s: under("trunk_", s) | {"head_.bias": EXTRA},
+            {"rename": "trunk_*=*", "ignore": ["head_*"]},
+        ),
+        (lambda s: {"a": {"b": under("model.", s)}}, {"key": "a.b"}),
+    ],
+)
+def test_people_find_their_network(
+    tmp_path: Path, net: dict[str, Any], wrap: Any, asked: dict[str, Any]
+):
+    path = tmp_path / "weights.pth"
+    torch.save(wrap(net), path)
+    state = parity.load(path, **asked)
+    assert differing_bits(state, state_of(BASIC)) == {}
+    done = parity.convert(path, tmp_path / "out.safetensors", **asked)
+    assert done.config == BASIC
+
+
+@pytest.mark.parametrize("beside", ["queue", "queue_ptr", "prototypes.weight"])
+def test_what_names_itself_no_weight_is_left_out(
+    tmp_path: Path, net: dict[str, Any], beside: str
+):
+    path = tmp_path / "weights.pth"
+    value = torch.zeros(2, dtype=torch.int64) if beside == "queue_ptr" else EXTRA
+    torch.save(
+        {"state_dict": under("module.", headless(net)) | {f"module.{beside}": value}},
+        path,
+    )
+    state = parity.load(path)
+    assert set(state) == set(headless(net))
+    assert any("left out" in note and beside in note for note in state.notes)
+
+
+def test_of_several_networks_the_error_says_what_each_is(tmp_path: Path, net: Any):
+    path = tmp_path / "weights.pth"
+    torch.save(under("q.", net) | under("k.", headless(net)), path)
+    said = refused(path, "has several networks", "under 'q.' it is", "under 'k.' it is")
+    assert "without a head" in str(said)
+    assert "--prefix q" in str(said)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"prefix": "encoder"},
+            "no names that begin with 'encoder'. They begin with conv1",
+        ),
+        ({"ignore": "*"}, "nothing left"),
+        ({"key": "ema"}, "no state under the key 'ema'"),
+        ({"rename": "bn1.*=conv1.*"}, "twice"),
+    ],
+)
+def test_a_choice_that_leads_nowhere_is_one_line(
+    tmp_path: Path, net: Any, asked: dict[str, Any], said: str
+):
+    path = tmp_path / "weights.pth"
+    torch.save(net, path)
+    refused(path, said, **asked)
+
+
+@pytest.mark.parametrize("rename", ["", "a", "=b", "a=*"])
+def test_a_rule_that_is_none_is_refused(rename: str):
+    with pytest.raises(ValueError, match="write it as OLD=NEW"):
+        parity.load("nowhere.pth", rename=[rename])
+
+
+def test_a_dialect_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=re.escape("did you mean 'huggingface'")):
+        parity.load("nowhere.pth", dialect="hugingface")
+
+
+def test_an_unknown_file_names_the_closest_dialects(tmp_path: Path):
+    path = tmp_path / "weights.pth"
+    state = in_words_of(parity.DIALECTS["huggingface"], BASIC)
+    del state["resnet.embedder.embedder.convolution.weight"]
+    torch.save({name: torch.from_numpy(array) for name, array in state.items()}, path)
+    with pytest.raises(parity.CheckpointError, match=r"names fit \d+ huggingface"):
+        parity.convert(path, tmp_path / "out.pth")
+
+
+# --- what names cannot tell -----------------------------------------------------------
+
+
+def test_a_config_beside_timms_weights_tells_of_anti_aliasing(tmp_path: Path):
+    config = BASIC.replace(anti_alias="blur")
+    state = {n: torch.from_numpy(a) for n, a in state_of(BASIC).items()}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    text = '{"architecture": "resnetblur18", "num_classes": 7}'
+    (tmp_path / "config.json").write_text(text)
+    for path in (tmp_path, tmp_path / "pytorch_model.bin"):
+        found = parity.load(path)
+        assert found.config == config
+        assert any("anti_alias='blur'" in note for note in found.notes)
+    done = parity.convert(tmp_path, tmp_path / "out.safetensors")
+    assert done.config == config
+    assert parity.load(tmp_path / "out.safetensors").config == config
+
+
+def test_the_name_of_timms_file_tells_of_anti_aliasing(tmp_path: Path):
+    path = tmp_path / "resnetaa50-1234.pth"
+    torch.save({n: torch.from_numpy(a) for n, a in state_of(BASIC).items()}, path)
+    found = parity.load(path)
+    assert found.config == BASIC.replace(anti_alias="average")
+
+
+def test_what_a_config_cannot_say_is_said():
+    assert of_name("resnet50d.a1_in1k")["anti_alias"] == "none"
+    assert of_name("seresnet50") == {}
+    assert told_settings({"architecture": 3}) == {}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1e999999999}' + "]"])
+def test_a_config_that_is_none_is_one_line(tmp_path: Path, text: str):
+    path = tmp_path / "weights.pth"
+    torch.save({n: torch.from_numpy(a) for n, a in state_of(BASIC).items()}, path)
+    (tmp_path / "config.json").write_text(text)
+    refused(path, "config.json beside it is no")
+
+
+def test_what_stands_in_the_way_of_writing_is_named(tmp_path: Path):
+    path, config = tmp_path / "weights.msgpack", BASIC.replace(stride_on="3x3")
+    with pytest.raises(parity.CheckpointError, match="block_padding is 'torch', there"):
+        parity.save(path, state_of(config), config=config, dialect="flax-example")
+    with pytest.raises(parity.CheckpointError, match="Detectron2 reads torchvision's"):
+        parity.save(path, state_of(config), config=config, dialect="detectron2")
+    assert not path.exists()
+
+
+def test_the_command_lists_and_converts(tmp_path: Path, call: Any):
+    listed, _ = call("dialects")
+    assert all(name in listed for name in parity.DIALECTS)
+    source, folder = tmp_path / "a.pth", tmp_path / "folder"
+    torch.save({n: torch.from_numpy(a) for n, a in state_of(BASIC).items()}, source)
+    call("convert", str(source), str(folder), "--to", "huggingface")
+    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors"}
+    call("convert", str(folder), str(tmp_path / "b.pth"), "--from", "huggingface")
+    assert differing_bits(parity.load(tmp_path / "b.pth"), state_of(BASIC)) == {}
