@@ -34,7 +34,7 @@ CONFIGS = [
 
 def as_it_is_there(dialect: Dialect, config: ResNetConfig) -> ResNetConfig | None:
     """The same network as this library always has it, if it has it at all."""
-    visible = {"conv_bias": True} if dialect.name == "keras" else {}
+    visible: dict[str, Any] = {"conv_bias": True} if dialect.name == "keras" else {}
     fixed = {
         s: values[0]
         for s, values in dialect.allowed.items()
@@ -70,7 +70,8 @@ def in_words_of(dialect: Dialect, config: ResNetConfig) -> dict[str, np.ndarray]
 
 
 def test_every_dialect_has_a_network_here():
-    assert {case.values[0].name for case in CASES} == set(parity.DIALECTS)
+    names = {str(case.id).rpartition("-")[0] for case in CASES}
+    assert names == set(parity.DIALECTS)
 
 
 @pytest.mark.parametrize(("dialect", "config"), CASES)
