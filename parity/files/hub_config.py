@@ -20,6 +20,12 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 _MOST_BYTES = 2**22
 
+ANTI_ALIASED_OF_TIMM = {
+    "resnetaa": ("34d", "50", "50d", "101d"),
+    "resnetblur": ("18", "50", "50d", "101d"),
+}
+"""Networks of timm whose anti-aliasing no name and no shape shows."""
+
 _ANTI_ALIASED = {"resnetaa": "average", "resnetblur": "blur"}
 
 

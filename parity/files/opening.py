@@ -35,6 +35,27 @@ _NOT_CHECKPOINTS: dict[bytes, str] = {
 }
 
 
+_TO_NPZ = (
+    "Let its owner write it as numpy.savez('weights.npz', **names_to_arrays), and use "
+    "that"
+)
+
+_OTHERS: dict[bytes, str] = {
+    **{
+        bytes(
+            (0x80, protocol)
+        ): "is a plain pickle, as of Paddle, Caffe2, Detectron2's "
+        f"model zoo or Haiku: to open it is to run it. {_TO_NPZ}"
+        for protocol in (2, 3, 4, 5)
+    },
+    b"\x12\x01\0\0\0\0\0\0": "is MXNet's or Gluon's. timm has gluoncv's weights as "
+    "gluon_in1k; use those",
+    b"\x08": "is ONNX, or another protocol buffer: its norms are folded and its names "
+    "lost. Use the weights that it was exported from",
+}
+"""What no reader here is for, and why."""
+
+
 _EXTENSIONS: dict[str, tuple[str, ...]] = {
     "safetensors": (".safetensors",),
     ".pth": (".pth", ".pt"),
@@ -131,6 +152,9 @@ def _recognise(file: BinaryIO, size: int) -> Callable[[BinaryIO, int, Hear], Con
         return read_legacy
     if size > 8 and head[8:9] == b"{":
         return read_safetensors
+    for magic, what in _OTHERS.items():
+        if head.startswith(magic):
+            raise CheckpointError(what)
     if is_msgpack(head):
         return read_msgpack
     if head.lstrip()[:1] == b"<":

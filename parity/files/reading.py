@@ -18,13 +18,13 @@ import resnet_spec
 from parity.errors import CheckpointError
 from parity.files import opening
 from parity.files.content import Content
-from parity.files.hub_config import of_name, told_settings
+from parity.files.hub_config import ANTI_ALIASED_OF_TIMM, of_name, told_settings
 from parity.files.selecting import Selection, unwrapped
 from parity.files.stages import stage
 from parity.files.values import leaf_problem, require_names, require_values
 from parity.weights.dialects.recognising import ASSUMED, Recognised, recognise
 from parity.weights.digest import digest
-from parity.weights.identify import guessed, identify
+from parity.weights.identify import closest_name, guessed, identify
 from parity.weights.names import COUNTER
 from parity.weights.state import as_array
 from resnet_spec import ResNetConfig, describe
@@ -139,10 +139,12 @@ def _told(
     """Returns it with what a config.json beside the file, or its name, says."""
     said, by = told_settings(told), "config.json beside it"
     if not said:
-        said, by = of_name(name.replace("-", ".").partition(".")[0]), "its name"
+        said, by = of_name(_stem(name)), "its name"
         if said.get("anti_alias", "none") == "none":
             said = {}
     config = found.config
+    if not said and config is None and not of_name(_stem(name)):
+        notes.extend(_alike(found.arrays))
     if config is None and said:
         config = identify({n: array.shape for n, array in found.arrays.items()})
     if config is None:
@@ -163,6 +165,24 @@ def _told(
     notes.append(f"{by} says {told_of}")
     left = tuple(s for s in unsaid if s not in settings)
     return replace(found, config=config, unsaid=left)
+
+
+def _stem(name: str) -> str:
+    return name.replace("-", ".").partition(".")[0]
+
+
+def _alike(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Says which of timm's networks have the same names, and compute something else."""
+    name = closest_name({n: array.shape for n, array in arrays.items()}) or ""
+    rest = name.removeprefix("resnet")
+    alike = [
+        f"{kind}{rest}"
+        for kind, rests in ANTI_ALIASED_OF_TIMM.items()
+        if f"resnet{rest}" == name and rest in rests
+    ]
+    if alike:
+        what = " and ".join(alike)
+        yield f"{ASSUMED} that it is not timm's {what}, which has the same names"
 
 
 def require_config(state: StateDict, config: ResNetConfig, path: Path) -> None:

@@ -50,11 +50,12 @@ def adapt_in_channels(
     return {**mapping, key: adapted.astype(kernel.dtype)}
 
 
-def cast(mapping: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+def cast(mapping: Mapping[str, Any], dtype: str) -> dict[str, np.ndarray]:
     """Returns a copy with every floating-point entry converted; integers stay.
 
     Args:
-        mapping: as :func:`state_dict` returns it.
+        mapping: as :func:`state_dict` returns it; tensors of torch and arrays of JAX
+            are taken too.
         dtype: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
 
     Raises:
@@ -65,7 +66,8 @@ def cast(mapping: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]
     if dtype not in floats:
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(floats)}")
     require_mapping(mapping)
+    arrays = {name: as_array(value) for name, value in mapping.items()}
     return {
-        name: array.copy() if array.dtype == np.int64 else array.astype(DTYPES[dtype])
-        for name, array in mapping.items()
+        name: array.copy() if array.dtype.kind in "iu" else array.astype(DTYPES[dtype])
+        for name, array in arrays.items()
     }

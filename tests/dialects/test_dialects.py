@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -306,6 +307,47 @@ def test_the_name_of_timms_file_tells_of_anti_aliasing(tmp_path: Path):
     torch.save({n: torch.from_numpy(a) for n, a in state_of(BASIC).items()}, path)
     found = parity.load(path)
     assert found.config == BASIC.replace(anti_alias="average")
+
+
+def test_without_a_name_that_tells_it_is_said_what_is_assumed(tmp_path: Path):
+    config = get_config("resnet18")
+    for name, said in (("weights.pth", True), ("resnet18.pth", False)):
+        parity.save(tmp_path / "ours.pth", state_of(config), overwrite=True)
+        state = torch.load(tmp_path / "ours.pth", weights_only=True)
+        torch.save(dict(state), tmp_path / name)
+        notes = str(parity.load(tmp_path / name).notes)
+        assert ("not timm's resnetblur18" in notes) == said
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (pickle.dumps({"a": 1}), "plain pickle"),
+        (b"\x12\x01" + bytes(30), "gluon_in1k"),
+        (b"\x08\x07\x12\x07pytorch" + bytes(30), "ONNX"),
+    ],
+)
+def test_what_cannot_be_read_is_known(tmp_path: Path, data: bytes, said: str):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(data)
+    refused(path, said)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("visual.attnpool.positional_embedding", "CLIP"),
+        ("resnet/root_block/standardized_conv2d/kernel", "BiT"),
+        ("conv2_block1_preact_bn.gamma", "V2"),
+        ("res2a_branch2a.kernel", "2016"),
+        ("layer1.0.se.fc1.weight", "squeeze"),
+    ],
+)
+def test_networks_of_others_are_refused_by_name(tmp_path: Path, name: str, said: str):
+    path = tmp_path / "weights.safetensors"
+    parity.save(path, {name: np.ones(3, np.float32)})
+    with pytest.raises(parity.CheckpointError, match=said):
+        parity.convert(path, tmp_path / "out.pth")
 
 
 def test_what_a_config_cannot_say_is_said():

@@ -24,6 +24,29 @@ from resnet_spec.spelling import did_you_mean
 
 OWN = "torchvision"
 
+STRANGERS = {
+    "attnpool.": "is CLIP's: three convolutions and a mean are its stem, attention "
+    "pools its last map; no network here is the same",
+    "standardized_conv2d": "is BiT's: its kernels are standardised and its norms are "
+    "GroupNorm; no network here is the same",
+    "root_block": "is BiT's, with GroupNorm; no network here is the same",
+    "gn_root": "is big_vision's, with GroupNorm; no network here is the same",
+    "preact_bn": "is a ResNet V2, whose norms stand before its convolutions; no "
+    "network here is the same",
+    "final_batchnorm": "is Haiku's ResNet V2, whose norms stand before its "
+    "convolutions; no network here is the same",
+    "branch2a": "has the names of Keras's file of 2016, or of Caffe's: another eps, "
+    "another padding of the pool; no network here is the same",
+    ".se.": "has squeeze-and-excitation; no network here is the same",
+    "bottleneck_v1.": "is TF-slim's, which strides in the last block of a stage; no "
+    "network here is the same",
+    "._mean": "is Paddle's, whose names are not known here",
+    "gamma": "has the names of Gluon or of Keras, and not those of a network that is "
+    "known; of gluoncv's own weights timm has the same as gluon_in1k",
+    "total_ops": "was counted by thop, and is the state of no network known here",
+}
+"""A part of a name, and why what has it cannot be read."""
+
 ASSUMED = "assumed, since nothing tells:"
 """How the note begins that says so."""
 
@@ -257,6 +280,9 @@ def what_it_is(shapes: Shapes) -> str:
 def what_it_looks_like(arrays: Mapping[str, np.ndarray]) -> str:
     """Says of a state in no dialect which are the closest."""
     shapes = {name.replace("/", "."): array.shape for name, array in arrays.items()}
+    for part, what in STRANGERS.items():
+        if any(part in name for name in shapes):
+            return what
     counts = {d.name: fitting(d, shapes) for d in DIALECTS.values()}
     closest = sorted(counts, key=lambda name: -counts[name])[:3]
     said = ", ".join(f"{counts[name]} {name}" for name in closest if counts[name])
