@@ -168,6 +168,10 @@ def convert_(
             help="Whose names the target gets, from `resnet-twins dialects`.",
         ),
     ] = None,
+    dtype: Annotated[
+        Optional[str],  # noqa: UP045  see Name
+        typer.Option(help="Cast all to float16, bfloat16, float32 or float64."),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a target that is there.")
     ] = False,
@@ -196,6 +200,7 @@ def convert_(
             rename=rename,
             dialect=dialect,
             to=to,
+            dtype=dtype,
             allow_nonfinite=allow_nonfinite,
             overwrite=force,
         )

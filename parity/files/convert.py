@@ -14,6 +14,7 @@ from parity.files.reading import StateDict, load_selected, require_config
 from parity.files.selecting import Selection
 from parity.files.stages import measured, stage
 from parity.files.writing import USUAL_DIALECT, format_of, save
+from parity.weights.changes import cast
 from parity.weights.dialects.recognising import (
     ADVICE,
     OWN,
@@ -67,6 +68,7 @@ def convert(
     rename: str | Sequence[str] = (),
     dialect: str | None = None,
     to: str | None = None,
+    dtype: str | None = None,
     allow_nonfinite: bool = False,
     overwrite: bool = False,
 ) -> Conversion:
@@ -85,6 +87,7 @@ def convert(
         rename: rules for names that no dialect knows.
         dialect: whose names the source has; found out by default.
         to: whose names the target gets, as in :func:`parity.save`.
+        dtype: what every floating-point entry becomes; by default what it is.
         allow_nonfinite: accept NaN and infinity.
         overwrite: replace a target that is there.
 
@@ -112,7 +115,11 @@ def convert(
                 path=source,
             )
         require_config(state, found, source)
-        arrays = in_order(state, found, source)
+        arrays: Mapping[str, np.ndarray] = state
+        if dtype is not None:
+            with np.errstate(over="ignore"):  # judged by value when it is saved
+                arrays = cast(state, dtype)
+        arrays = in_order(arrays, found, source)
         sha256 = save(
             target,
             arrays,
@@ -125,6 +132,9 @@ def convert(
             allow_nonfinite=allow_nonfinite,
         )
     notes = list(state.notes)
+    before = sorted({a.dtype.name for a in state.values() if a.dtype.kind != "i"})
+    if dtype is not None and before != [dtype]:
+        notes.append(f"taken from {', '.join(before)} to {dtype}")
     if speech.name != OWN:
         notes.append(f"written as {speech.name} ({speech.what})")
     dropped = len(arrays) - len(speech.names(found))
@@ -146,7 +156,7 @@ def convert(
 
 @stage("validation")
 def in_order(
-    state: StateDict, config: ResNetConfig, path: Path
+    state: Mapping[str, np.ndarray], config: ResNetConfig, path: Path
 ) -> dict[str, np.ndarray]:
     """Returns a file's state in the network's order, if it is this network's.
 

@@ -42,7 +42,7 @@ def require(
         if dtype != entry.dtype:
             dtypes.append(f"{name} {dtype}, expected {entry.dtype}")
             if name.rpartition(".")[2] != COUNTER:
-                advice.add(f"Make the model in {dtype}, or use parity.cast")
+                advice.add(f"Make the model in {dtype}, or use parity.cast or --dtype")
     problems = {
         "missing": [n for n in expected if n not in arrays and n not in bad],
         "no weights": [f"{name} {what}" for name, what in bad.items()],

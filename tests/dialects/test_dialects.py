@@ -364,6 +364,19 @@ def test_a_config_that_is_none_is_one_line(tmp_path: Path, text: str):
     refused(path, "config.json beside it is no")
 
 
+def test_a_file_of_two_dtypes_is_cast_when_asked(tmp_path: Path, call: Any):
+    source, target = tmp_path / "a.pth", tmp_path / "b.pth"
+    state = {n: torch.from_numpy(a) for n, a in state_of(BASIC).items()}
+    state["fc.weight"] = state["fc.weight"].half()
+    torch.save(state, source)
+    with pytest.raises(parity.CheckpointError, match="fc.weight float16.*--dtype"):
+        parity.convert(source, target)
+    _, err = call("convert", source, target, "--dtype", "bfloat16")
+    assert "taken from float16, float32 to bfloat16" in err
+    expected = parity.cast(state, "bfloat16")
+    assert differing_bits(parity.load(target), expected) == {}
+
+
 def test_what_stands_in_the_way_of_writing_is_named(tmp_path: Path):
     path, config = tmp_path / "weights.msgpack", BASIC.replace(stride_on="3x3")
     with pytest.raises(parity.CheckpointError, match="block_padding is 'torch', there"):

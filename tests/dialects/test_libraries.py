@@ -237,7 +237,8 @@ def small_of_jax_resnet(jax_resnet: Any, config: ResNetConfig) -> Any:
         *(STEM.replace(block=block) for block in ("basic", "bottleneck")),
         STEM.replace(block="bottleneck", stem="deep", shortcut="D"),
         pytest.param(
-            get_config("resnext50_32x4d").replace(num_classes=7), marks=pytest.mark.slow
+            get_config("resnext50_32x4d").replace(num_classes=7),
+            marks=pytest.mark.exhaustive,
         ),
     ],
     ids=["basic", "bottleneck", "D", "resnext"],
@@ -256,7 +257,7 @@ def test_jax_resnet(tmp_path: Path, config: ResNetConfig):
 
 
 @pytest.mark.parametrize(
-    "name", ["ResNet18", pytest.param("ResNet50", marks=pytest.mark.slow)]
+    "name", ["ResNet18", pytest.param("ResNet50", marks=pytest.mark.exhaustive)]
 )
 def test_flaxmodels(tmp_path: Path, name: str):
     flaxmodels = pytest.importorskip("flaxmodels")
@@ -349,7 +350,7 @@ def test_jaxnn(tmp_path: Path, name: str):
             for block in ("basic", "bottleneck")
         ),
         pytest.param(
-            get_config("resnet50").replace(num_classes=7), marks=pytest.mark.slow
+            get_config("resnet50").replace(num_classes=7), marks=pytest.mark.exhaustive
         ),
     ],
     ids=["basic", "bottleneck", "resnet50"],
