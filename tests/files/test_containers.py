@@ -307,7 +307,7 @@ def test_a_state_of_a_twin_goes_into_every_container_that_has_its_names(
         assert found.sha256
         unverified = any("unverified" in note for note in found.notes)
         assert unverified == (name != "a.npz")
-    with pytest.raises(CheckpointError, match=r"a\.h5: 'conv1\.weight' is no name of"):
+    with pytest.raises(CheckpointError, match=r"a\.h5: .* as keras: conv_bias is"):
         parity.save(tmp_path / "a.h5", arrays)
     with pytest.raises(OutputError, match=r"\.keras.*Write \.weights\.h5"):
         parity.save(tmp_path / "a.keras", arrays)
