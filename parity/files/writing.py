@@ -29,6 +29,7 @@ from parity.weights.dialects.dialect import Dialect
 from parity.weights.dialects.dialect import write as translate
 from parity.weights.dialects.recognising import OWN, require_dialect
 from parity.weights.digest import differing_bits, digest
+from parity.weights.identify import guessed as guessed_of
 from parity.weights.identify import identify
 from parity.weights.state import as_array, convertible, state_dict
 from parity.weights.strict import require
@@ -121,6 +122,9 @@ def save(
         require_names(arrays)
         require_values(arrays, allow_nonfinite=allow_nonfinite)
         if speech.name != OWN:
+            if config is None:
+                config = _identified(arrays, speech)
+                guessed = guessed_of(config)
             arrays = _spoken(arrays, speech, config, format)
     except CheckpointError as error:
         raise error.at(path) from None
@@ -320,20 +324,24 @@ USUAL_DIALECT: dict[str, str] = {
 _TREES = ("h5", "weights.h5", "msgpack", "orbax")
 
 
-def _spoken(
-    arrays: Mapping[str, np.ndarray],
-    dialect: Dialect,
-    config: ResNetConfig | None,
-    format: str,
-) -> dict[str, np.ndarray]:
-    """Returns a state under the names of a dialect."""
-    config = config or identify({name: array.shape for name, array in arrays.items()})
+def _identified(arrays: Mapping[str, np.ndarray], dialect: Dialect) -> ResNetConfig:
+    config = identify({name: array.shape for name, array in arrays.items()})
     if config is None:
         raise CheckpointError(
             f"is to be written as {dialect.name}, and is the state of no network known "
             "here",
             advice="Say with config which network it is",
         )
+    return config
+
+
+def _spoken(
+    arrays: Mapping[str, np.ndarray],
+    dialect: Dialect,
+    config: ResNetConfig,
+    format: str,
+) -> dict[str, np.ndarray]:
+    """Returns a state under the names of a dialect."""
     require(arrays, entries_in(config, arrays))
     found, _ = translate(dialect, config, arrays)
     if format in _TREES or dialect.slashed:

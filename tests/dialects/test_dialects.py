@@ -377,6 +377,15 @@ def test_a_file_of_two_dtypes_is_cast_when_asked(tmp_path: Path, call: Any):
     assert differing_bits(parity.load(target), expected) == {}
 
 
+def test_a_state_without_a_configuration_is_written_as_what_it_is(tmp_path: Path):
+    parity.save(tmp_path / "folder", state_of(BASIC), dialect="huggingface")
+    found = parity.load(tmp_path / "folder")
+    assert found.config == BASIC
+    assert "stride_on" in found.guessed
+    with pytest.raises(parity.CheckpointError, match="no network known here"):
+        parity.save(tmp_path / "b", {"a": np.ones(3)}, dialect="huggingface")
+
+
 def test_what_stands_in_the_way_of_writing_is_named(tmp_path: Path):
     path, config = tmp_path / "weights.msgpack", BASIC.replace(stride_on="3x3")
     with pytest.raises(parity.CheckpointError, match="block_padding is 'torch', there"):
