@@ -117,8 +117,10 @@ def test_convert_says_what_it_accepted(call: Called, pth: Path, tmp_path: Path):
     torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, wrapped)
     _, err = call("convert", wrapped, tmp_path / "out.safetensors")
     notes = err.splitlines()
-    assert len(notes) == 2
-    assert all(note.startswith(f"note: {wrapped}: took the ") for note in notes)
+    *taken, assumed = notes
+    assert len(taken) == 2
+    assert all(note.startswith(f"note: {wrapped}: took the ") for note in taken)
+    assert "assumed, since nothing tells" in assumed
 
 
 def test_bad_input_is_one_line_and_exit_code_2(call: Called, pth: Path, tmp_path: Path):
