@@ -145,14 +145,14 @@ def convert_(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A .pth or .safetensors file.",
+            help="A file of weights, or a folder of Orbax's or the Hub's.",
             readable=False,
         ),
     ],
     target: Annotated[
         Path,
         typer.Argument(
-            help="The file to write, .pth or .safetensors.",
+            help="The file to write, in the format that its extension says.",
             readable=False,
         ),
     ],

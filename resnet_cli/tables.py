@@ -13,7 +13,7 @@ from parity.reports.sizes import Size, plot_sizes
 from parity.running.layers import Layer, layers
 from parity.text import table
 from parity.weights.dialects import DIALECTS
-from parity.weights.dialects.dialect import Outline
+from parity.weights.dialects.places import Outline
 from parity.weights.twins import ABSTRACT
 from resnet_spec import ResNetConfig
 

@@ -10,7 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from parity.errors import CheckpointError, OutputError
-from parity.files.reading import StateDict, load_selected, require_config
+from parity.files.reading import (
+    StateDict,
+    load_selected,
+    notes_of,
+    require_config,
+)
 from parity.files.selecting import Selection
 from parity.files.stages import measured, stage
 from parity.files.writing import USUAL_DIALECT, format_of, save
@@ -18,6 +23,7 @@ from parity.weights.changes import cast
 from parity.weights.dialects.recognising import (
     ADVICE,
     OWN,
+    refuse_strangers,
     require_dialect,
     what_it_looks_like,
 )
@@ -75,7 +81,8 @@ def convert(
     """Converts a file of weights; the target's extension tells the format.
 
     Args:
-        source: .pth (zip or legacy) or .safetensors, recognised by content.
+        source: a file of weights, recognised by content, or a folder of Orbax's or the
+            Hub's.
         target: the file to write.
         config: the network that this must be, or its name; read off names and shapes by
             default. A file of others does not say where a bottleneck strides: v1.5 is
@@ -131,14 +138,15 @@ def convert(
             dialect=speech.name,
             allow_nonfinite=allow_nonfinite,
         )
-    notes = list(state.notes)
+    notes = notes_of(state, named=config is not None)
     before = sorted({a.dtype.name for a in state.values() if a.dtype.kind != "i"})
     if dtype is not None and before != [dtype]:
         notes.append(f"taken from {', '.join(before)} to {dtype}")
     if speech.name != OWN:
         notes.append(f"written as {speech.name} ({speech.what})")
-    dropped = len(arrays) - len(speech.names(found))
-    if dropped:
+    kept = speech.names(found)
+    if len(kept) < len(arrays):
+        dropped = len(arrays) - len(kept)
         notes.append(f"left out {dropped} batch counts, which {speech.name} has not")
     return Conversion(
         source=source,
@@ -146,8 +154,8 @@ def convert(
         target=target,
         network=describe(found),
         config=found,
-        entries=len(arrays) - dropped,
-        bytes=sum(array.nbytes for array in arrays.values()),
+        entries=len(kept),
+        bytes=sum(arrays[name].nbytes for name in kept),
         sha256=sha256,
         notes=tuple(notes),
         seconds=seconds,
@@ -166,6 +174,7 @@ def in_order(
         CheckpointError: with every difference.
     """
     expected = entries_in(config, state)
+    refuse_strangers(state, expected, path)
     require(state, expected, path)
     return {name: state[name] for name in expected}
 

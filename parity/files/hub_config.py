@@ -20,13 +20,19 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 _MOST_BYTES = 2**22
 
-ANTI_ALIASED_OF_TIMM = {
-    "resnetaa": ("34d", "50", "50d", "101d"),
-    "resnetblur": ("18", "50", "50d", "101d"),
+_ANTI_ALIASED = {
+    "resnetaa": ("average", ("34d", "50", "50d", "101d")),
+    "resnetblur": ("blur", ("18", "50", "50d", "101d")),
 }
-"""Networks of timm whose anti-aliasing no name and no shape shows."""
+"""Networks of timm whose anti-aliasing no name and no shape of an entry shows."""
 
-_ANTI_ALIASED = {"resnetaa": "average", "resnetblur": "blur"}
+_DEEP = {"stem": "deep", "shortcut": "D"}
+"""What a ``d`` behind a depth says."""
+
+
+def describes(path: Path) -> bool:
+    """Whether a config.json beside a file is about it, as it is on the Hub."""
+    return path.name in (*WEIGHTS, "flax_model.msgpack")
 
 
 def is_hub_folder(path: Path) -> bool:
@@ -71,24 +77,47 @@ def told_settings(told: Mapping[str, Any]) -> dict[str, Any]:
     return of_name(architecture) if isinstance(architecture, str) else {}
 
 
+def anti_aliased(config: ResNetConfig) -> list[str]:
+    """Returns the networks of timm whose weights look like those of a network."""
+    fields = ("num_classes", "in_channels", "include_top")
+    same = {field: getattr(config, field) for field in fields}
+
+    def plain(depth: str) -> ResNetConfig:
+        base = resnet_spec.get_config(f"resnet{depth.rstrip('d')}")
+        return base.replace(**same, **(_DEEP if depth.endswith("d") else {}))
+
+    return [
+        prefix + depth
+        for prefix, (_, depths) in _ANTI_ALIASED.items()
+        for depth in depths
+        if plain(depth) == config
+    ]
+
+
 def of_name(architecture: str) -> dict[str, Any]:
     """Returns the settings that timm's name of a network tells; none of unknown ones.
 
     Args:
-        architecture: such as ``"resnetblur50d"``, maybe with a tag behind a point.
+        architecture: such as ``"resnetblur50d"``, maybe with more behind a point or a
+            dash, as files have it.
     """
-    name, anti_alias = architecture.partition(".")[0], "none"
-    for prefix, kind in _ANTI_ALIASED.items():
-        if name.startswith(prefix):
+    name, anti_alias = architecture.replace("-", ".").partition(".")[0], "none"
+    for prefix, (kind, depths) in _ANTI_ALIASED.items():
+        if name.removeprefix(prefix) in depths:
             name, anti_alias = "resnet" + name.removeprefix(prefix), kind
-    if name not in resnet_spec.list_models():
-        return {}
-    config = resnet_spec.get_config(name)
-    return {
-        "anti_alias": anti_alias,
-        "stride_on": config.stride_on,
-        "shortcut": config.shortcut,
-    }
+    stride_on, shortcut = "3x3", "B"
+    if name in resnet_spec.list_models():
+        config = resnet_spec.get_config(name)
+        stride_on, shortcut = config.stride_on, config.shortcut
+    else:
+        family, width = name.partition("_")[::2]
+        stem = family.removeprefix("resnet").removeprefix("resnext")
+        if stem == family or stem[-1:] not in "cd" or not stem[:-1].isdigit():
+            return {}
+        shortcut = "D" if stem.endswith("d") else "B"
+        if width and not family.startswith("resnext"):
+            return {}
+    return {"anti_alias": anti_alias, "stride_on": stride_on, "shortcut": shortcut}
 
 
 def _of_transformers(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,12 @@ from typing import Any, BinaryIO
 from parity.errors import CheckpointError
 from parity.files.content import MAX_BYTES, Content, Hear
 from parity.files.hdf5 import MAGIC
-from parity.files.hub_config import WEIGHTS, is_hub_folder, read_config
+from parity.files.hub_config import (
+    WEIGHTS,
+    describes,
+    is_hub_folder,
+    read_config,
+)
 from parity.files.keras_format import KERAS_MEMBERS, read_hdf5, read_keras
 from parity.files.msgpack_format import is_msgpack, read_msgpack
 from parity.files.npz import read_npz
@@ -98,7 +103,8 @@ def read(path: Path) -> Content:
             advice="Check the path and its permissions",
         ) from error
     content.size, content.sha256 = size, sha.hexdigest()
-    content.told = read_config(path.parent)
+    if describes(path):
+        content.told = read_config(path.parent)
     known = {suffix for suffixes in _EXTENSIONS.values() for suffix in suffixes}
     suffix = path.suffix.lower()
     if suffix in known and suffix not in _EXTENSIONS[content.kind]:

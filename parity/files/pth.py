@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import codecs
-import datetime
 import io
-import pathlib
 import re
 import zlib
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -92,25 +89,52 @@ def _unpickle(file: BinaryIO, kind: str) -> Content:
     return Content(kind, value, own_metadata(getattr(value, "_metadata", None)))
 
 
-def _inert() -> list[Any]:
-    """Returns what people save beside weights, and what does nothing when it is made.
+class _Skipped:
+    """Stands for what people save beside weights; whatever it is given is dropped."""
 
-    Whatever is made of these is never looked at: the state is chosen, the rest goes.
+    def __new__(cls, *_: object) -> _Skipped:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+_BESIDE = (
+    "argparse.Namespace",
+    *(f"builtins.{name}" for name in ("bool", "dict", "float", "int")),
+    *(f"builtins.{name}" for name in ("list", "str", "tuple")),
+    *(
+        f"datetime.{name}"
+        for name in ("date", "datetime", "time", "timedelta", "timezone")
+    ),
+    *(
+        f"{module}.{name}"
+        for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath")
+    ),
+    "numpy.dtype",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray.scalar",
+    *(f"numpy.dtypes.{name}" for name in np.dtypes.__all__),
+)
+"""What is skipped: none of these is itself made, called or filled."""
+
+
+def _inert() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """Returns what torch may make in place of what people save beside weights.
+
+    It is never looked at: the state is chosen, the rest goes.
     """
-    multiarray = np._core.multiarray  # type: ignore[attr-defined]
-    dtypes = (getattr(np.dtypes, name) for name in np.dtypes.__all__)
+    stand_ins = [
+        (type(name.rpartition(".")[2], (_Skipped,), {}), name) for name in _BESIDE
+    ]
     return [
-        argparse.Namespace,
+        *stand_ins,
         (_plain_dict, "collections.defaultdict"),
         (_plain_list, "collections.deque"),
-        *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta),
-        *(datetime.timezone, int, float, complex, bool, str, list, dict, tuple, set),
-        *(pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PureWindowsPath),
-        (pathlib.PosixPath, "pathlib._local.PosixPath"),
-        (pathlib.PureWindowsPath, "pathlib.WindowsPath"),
-        *(np.dtype, multiarray.scalar, *dtypes),
-        (multiarray.scalar, "numpy.core.multiarray.scalar"),
-        codecs.encode,
     ]
 
 

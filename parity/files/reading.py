@@ -18,18 +18,20 @@ import resnet_spec
 from parity.errors import CheckpointError
 from parity.files import opening
 from parity.files.content import Content
-from parity.files.hub_config import ANTI_ALIASED_OF_TIMM, of_name, told_settings
+from parity.files.hub_config import anti_aliased, of_name, told_settings
 from parity.files.selecting import Selection, unwrapped
 from parity.files.stages import stage
 from parity.files.values import leaf_problem, require_names, require_values
-from parity.weights.dialects.recognising import ASSUMED, Recognised, recognise
+from parity.weights.dialects.recognising import OWN, Recognised, recognise
 from parity.weights.digest import digest
-from parity.weights.identify import closest_name, guessed, identify
+from parity.weights.identify import guessed, identify
 from parity.weights.names import COUNTER
 from parity.weights.state import as_array
 from resnet_spec import ResNetConfig, describe
 
 _PREFIXES = ("module.", "_orig_mod.")
+
+_ASSUMED = "assumed, since nothing tells:"
 
 
 class StateDict(dict[str, np.ndarray]):
@@ -74,7 +76,7 @@ def load(
     dialect: str | None = None,
     allow_nonfinite: bool = False,
 ) -> StateDict:
-    """Reads a state from .pth (zip or legacy) or .safetensors, by content.
+    """Reads a state from a file of weights, recognised by content.
 
     One wrapper such as ``{"state_dict": …}`` is taken off, so is a prefix that all
     names have; names and layouts of every library in ``parity.DIALECTS`` become
@@ -82,7 +84,7 @@ def load(
     ``notes`` say so.
 
     Args:
-        path: a regular file.
+        path: a regular file, or a folder of Orbax's or the Hub's.
         key: name of the wrapper's entry, where there are several; dots lead further in.
         prefix: of the names that are meant, as ``"teacher.backbone"``.
         ignore: patterns of names that are left out, as ``"head.*"``.
@@ -116,11 +118,13 @@ def load_selected(
             _require_plain(bad)
         arrays = _strip_prefixes(arrays, notes)
         own = (content.metadata or {}).get("dialect")
-        found = recognise(arrays, chosen.dialect or own, bad)
+        said, by = ({}, "") if content.metadata else _said(content.told, path.name)
+        found = recognise(arrays, chosen.dialect or own, bad, said.get("shortcut"))
         _require_plain({name: bad[name] for name in bad if name not in found.beside})
         notes.extend(found.notes)
         if content.metadata is None:
-            found = _told(found, content.told, path.name, notes)
+            found = _told(found, said, by, notes)
+            notes.extend(_assumed(found, path.name))
         arrays = _fill_counts(found.arrays, notes)
         require_values(arrays, allow_nonfinite=allow_nonfinite)
         return StateDict(arrays, content, found)
@@ -133,25 +137,26 @@ def load_selected(
         raise CheckpointError(what, path=path) from error
 
 
+def _said(told: Mapping[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """Returns what a config.json, or else the file's name, says; and which of them."""
+    said = told_settings(told)
+    if said:
+        return said, "config.json beside it"
+    said = of_name(name)
+    # A name of ours is no promise; that of one of timm's eight cannot be chance.
+    return ({} if said.get("anti_alias") == "none" else said), "its name"
+
+
 def _told(
-    found: Recognised, told: Mapping[str, Any], name: str, notes: list[str]
+    found: Recognised, said: Mapping[str, Any], by: str, notes: list[str]
 ) -> Recognised:
-    """Returns it with what a config.json beside the file, or its name, says."""
-    said, by = told_settings(told), "config.json beside it"
-    if not said:
-        said, by = of_name(_stem(name)), "its name"
-        if said.get("anti_alias", "none") == "none":
-            said = {}
-    config = found.config
-    if not said and config is None and not of_name(_stem(name)):
-        notes.extend(_alike(found.arrays))
-    if config is None and said:
-        config = identify({n: array.shape for n, array in found.arrays.items()})
+    """Returns it with what was said of settings that nothing in it tells."""
+    config, unsaid = found.config, found.unsaid
     if config is None:
-        return found
-    unsaid = found.unsaid or guessed(config)
+        config = identify({n: array.shape for n, array in found.arrays.items()})
+        unsaid = () if config is None else guessed(config)
     settings = {s: value for s, value in said.items() if s in unsaid}
-    if not settings:
+    if config is None or not settings:
         return found
     told_of = ", ".join(f"{s}={value!r}" for s, value in settings.items())
     try:
@@ -161,28 +166,33 @@ def _told(
             f"{by} says {told_of}, which its weights are not for ({error})",
             advice="Check that they belong together",
         ) from error
-    notes[:] = [note for note in notes if not note.startswith(ASSUMED)]
-    notes.append(f"{by} says {told_of}")
     left = tuple(s for s in unsaid if s not in settings)
+    notes.append(f"{by} says {told_of}")
     return replace(found, config=config, unsaid=left)
 
 
-def _stem(name: str) -> str:
-    return name.replace("-", ".").partition(".")[0]
-
-
-def _alike(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """Says which of timm's networks have the same names, and compute something else."""
-    name = closest_name({n: array.shape for n, array in arrays.items()}) or ""
-    rest = name.removeprefix("resnet")
-    alike = [
-        f"{kind}{rest}"
-        for kind, rests in ANTI_ALIASED_OF_TIMM.items()
-        if f"resnet{rest}" == name and rest in rests
-    ]
-    if alike:
+def _assumed(found: Recognised, name: str) -> Iterator[str]:
+    """Says what is assumed where nothing tells."""
+    if found.config is not None:
+        settings = [f"{s}={getattr(found.config, s)!r}" for s in found.unsaid]
+        if settings and found.dialect != OWN:
+            yield f"{_ASSUMED} {', '.join(settings)}"
+        return
+    network = identify({n: array.shape for n, array in found.arrays.items()})
+    alike = anti_aliased(network) if network is not None else []
+    if alike and not of_name(name):
         what = " and ".join(alike)
-        yield f"{ASSUMED} that it is not timm's {what}, which has the same names"
+        yield f"{_ASSUMED} that it is not timm's {what}, which has the same names"
+
+
+def notes_of(state: StateDict, *, named: bool) -> list[str]:
+    """Returns a state's notes.
+
+    Args:
+        state: as :func:`load` returns it.
+        named: whether its network is named, so that nothing need be assumed.
+    """
+    return [note for note in state.notes if not (named and note.startswith(_ASSUMED))]
 
 
 def require_config(state: StateDict, config: ResNetConfig, path: Path) -> None:
@@ -198,12 +208,24 @@ def require_config(state: StateDict, config: ResNetConfig, path: Path) -> None:
     if told is None:
         return
     known = told.replace(**{field: getattr(config, field) for field in state.guessed})
-    if known.as_function() != config.as_function():
+    if known.as_function() == config.as_function():
+        return
+    if state.metadata.get("config") is None:
+        other = [
+            f"{field.name}={getattr(known, field.name)!r}"
+            for field in fields(ResNetConfig)
+            if getattr(known, field.name) != getattr(config, field.name)
+        ]
         raise CheckpointError(
-            f"its metadata says that it belongs to {describe(told)} ({told.to_json()})",
+            f"read as {state.dialect} it belongs to {describe(known)}",
             path=path,
-            advice=f"Make that network, not {describe(config)}",
+            advice=f"Make the network with {', '.join(other)}",
         )
+    raise CheckpointError(
+        f"its metadata says that it belongs to {describe(told)} ({told.to_json()})",
+        path=path,
+        advice=f"Make that network, not {describe(config)}",
+    )
 
 
 def _config_in(metadata: Mapping[str, Any]) -> ResNetConfig | None:

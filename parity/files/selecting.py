@@ -17,7 +17,7 @@ WRAPPERS = (
     *("state_dict", "model_state_dict", "model", "ema", "model_ema"),
     *("net", "network", "weights", "module"),
 )
-"""What people call the entry that has the state, the first of several that is taken."""
+"""What people call the entry that has the state; of several one must be chosen."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,15 @@ class Selection:
         if self.prefix is not None:
             found = _under(found, self.prefix, notes)
         if self.ignore:
-            left = [n for n in found if _matches(str(n), self.ignore)]
-            found = {n: v for n, v in found.items() if n not in set(left)}
+            left = {n: None for n in found if _matches(str(n), self.ignore)}
+            vain = [
+                p for p in self.ignore if not any(_matches(str(n), [p]) for n in left)
+            ]
+            found = {n: v for n, v in found.items() if n not in left}
             if left:
-                notes.append(f"left out as asked: {_some(left)}")
+                notes.append(f"left out as asked: {_some([*left])}")
+            if vain:
+                notes.append(f"nothing to ignore is like {_some(vain)}")
         for rule in self.rename:
             found = _renamed(found, rule, notes)
         if value and not found:
@@ -175,6 +180,12 @@ def _under(value: dict[Any, Any], prefix: str, notes: list[str]) -> dict[Any, An
         raise CheckpointError(
             f"has no names that begin with {prefix!r}",
             advice=f"They begin with {_some([*tops])}",
+        )
+    taken = sum(str(name).startswith(begins) for name in value)
+    if taken > len(found):
+        raise CheckpointError(
+            f"has names that are the same behind {prefix!r}",
+            advice="Choose with a prefix that ends in a dot or a slash",
         )
     left = len(value) - len(found)
     notes.append(f"took what begins with {prefix!r}, and left out {left} others")

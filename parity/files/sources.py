@@ -9,9 +9,15 @@ import numpy as np
 
 from parity.errors import CheckpointError
 from parity.files.download import Progress, download
-from parity.files.reading import StateDict, load_selected, require_config
+from parity.files.reading import (
+    StateDict,
+    load_selected,
+    notes_of,
+    require_config,
+)
 from parity.files.selecting import ALL, Selection
 from parity.weights.changes import cast
+from parity.weights.dialects.recognising import refuse_strangers
 from parity.weights.digest import digest
 from parity.weights.samples import random_state
 from parity.weights.strict import require
@@ -79,7 +85,7 @@ def weights_for(
         path = download(published, progress=progress)
         weights = f"{published.name} of torchvision ({path.name})"
     loaded = load_selected(path, chosen, allow_nonfinite=allow_nonfinite)
-    notes = list(loaded.notes)
+    notes = notes_of(loaded, named=True)
     if fit:
         config = _as_found(config, loaded)
         expected = entries_of(config)
@@ -89,6 +95,7 @@ def weights_for(
         notes.append(f"taken from {', '.join(sorted(dtypes))} to float32")
     with np.errstate(over="ignore"):  # judged by value below
         state = cast(loaded, "float32")
+    refuse_strangers(state, expected, path)
     require(state, expected, path)
     beyond = [
         name

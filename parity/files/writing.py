@@ -343,7 +343,7 @@ def _spoken(
 ) -> dict[str, np.ndarray]:
     """Returns a state under the names of a dialect."""
     require(arrays, entries_in(config, arrays))
-    found, _ = translate(dialect, config, arrays)
+    found = translate(dialect, config, arrays)
     if format in _TREES or dialect.slashed:
         found = {name.replace(".", "/"): array for name, array in found.items()}
     return found

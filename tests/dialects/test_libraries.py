@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from flax import nnx, serialization
 
 import parity
-from parity.weights.dialects.dialect import write
 from parity.weights.twins import abstract_torch, entries_of
 from resnet_spec import ResNetConfig, get_config
 
@@ -320,12 +320,8 @@ def test_a_checkpoint_of_an_nnx_state_is_read(tmp_path: Path):
 def test_jaxnn(tmp_path: Path, name: str):
     models = pytest.importorskip("jaxnn.models.resnet")
     config = get_config(name).replace(num_classes=7)
-    path = tmp_path / "weights.safetensors"
-    state = state_of(config)
-    parity.save(path, state, config=config, dialect="jaxnn")
-    found = parity.load(path)
-    assert found.config == config
-    arrays, _ = write(parity.DIALECTS["jaxnn"], config, state)
+    path = written(tmp_path, config, "jaxnn", "weights.safetensors")
+    arrays = safetensors.numpy.load_file(path)
     net = getattr(models, name)(num_classes=7, rngs=nnx.Rngs(0))
     net.eval()
     flat = nnx.to_flat_state(nnx.state(net, (nnx.Param, nnx.BatchStat)))

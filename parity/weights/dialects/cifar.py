@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from parity.weights.dialects.dialect import Dialect, Order, Place
+from parity.weights.dialects.dialect import Dialect, Order
 from parity.weights.dialects.leaves import TORCH
+from parity.weights.dialects.places import Place
 from resnet_spec import ResNetConfig
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from parity.weights.dialects.dialect import Dialect, Place
+from parity.weights.dialects.dialect import Dialect
 from parity.weights.dialects.linen import SHARED
+from parity.weights.dialects.places import Place
 
 
 def path(place: Place) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from parity.weights.dialects.dialect import Dialect, Place
+from parity.weights.dialects.dialect import Dialect
+from parity.weights.dialects.places import Place
 from resnet_spec import ResNetConfig
 
 _DEPTHS = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from parity.weights.dialects.dialect import Dialect, Place
+from parity.weights.dialects.dialect import Dialect
 from parity.weights.dialects.leaves import LINEN, TRAINING
+from parity.weights.dialects.places import Place
 
 
 def path(place: Place, *, stem: tuple[str, str], projection: tuple[str, str]) -> str:

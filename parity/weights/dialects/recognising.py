@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import numpy as np
 
 from parity.errors import CheckpointError
 from parity.weights.dialects import DIALECTS
-from parity.weights.dialects.dialect import (
-    Dialect,
+from parity.weights.dialects.dialect import Dialect
+from parity.weights.dialects.fitting import (
     Fit,
     Shapes,
     fitting,
@@ -40,18 +41,11 @@ STRANGERS = {
     ".se.": "has squeeze-and-excitation; no network here is the same",
     "bottleneck_v1.": "is TF-slim's, which strides in the last block of a stage; no "
     "network here is the same",
-    "._mean": "is Paddle's, whose names are not known here",
-    "gamma": "has the names of Gluon or of Keras, and not those of a network that is "
-    "known; of gluoncv's own weights timm has the same as gluon_in1k",
-    "total_ops": "was counted by thop, and is the state of no network known here",
 }
 """A part of a name, and why what has it cannot be read."""
 
-ASSUMED = "assumed, since nothing tells:"
-"""How the note begins that says so."""
-
 BESIDE = (
-    *("n_averaged", "queue", "queue_ptr", "total_ops", "total_params", "normalizer"),
+    *("n_averaged", "queue", "queue_ptr", "total_ops", "total_params"),
     *("projection_head", "prototypes", "predictor", "projector"),
     *("fpn", "rpn", "roi_heads", "decoder", "aux_classifier"),
 )
@@ -83,6 +77,7 @@ def recognise(
     arrays: Mapping[str, np.ndarray],
     dialect: str | None = None,
     others: Iterable[str] = (),
+    shortcut: str | None = None,
 ) -> Recognised:
     """Finds out whose names a state has, and translates it.
 
@@ -93,6 +88,7 @@ def recognise(
         arrays: names to values; a dot or a slash parts a name.
         dialect: whose names they are, if that is known.
         others: names of entries that are no arrays of weights.
+        shortcut: the network's, where that is known and names may not tell.
 
     Raises:
         CheckpointError: no dialect fits, or several do, or there is more in the state
@@ -105,9 +101,9 @@ def recognise(
     shapes: Shapes = {name: array.shape for name, array in found.items()}
     own = DIALECTS[OWN]
     asked = [own] if dialect is None else [DIALECTS[dialect]]
-    fits = _fits(asked, shapes)
+    fits = _fits(asked, shapes, shortcut)
     if dialect is None and not (len(fits) == 1 and not fits[0].beside):
-        fits = _fits(DIALECTS.values(), shapes)
+        fits = _fits(DIALECTS.values(), shapes, shortcut)
     if not fits and dialect in (None, OWN):
         return _as_it_is(arrays, found, (*left, *filter(_is_known, others)))
     if not fits:
@@ -136,9 +132,6 @@ def recognise(
     if fit.dialect is own:
         return Recognised(read(fit, found), OWN, None, (), tuple(notes), left)
     notes.insert(0, f"read as {fit.dialect.name} ({fit.dialect.what})")
-    assumed = [f"{s}={getattr(fit.config, s)!r}" for s in fit.unsaid]
-    if assumed:
-        notes.append(f"{ASSUMED} {', '.join(assumed)}")
     return Recognised(
         read(fit, found),
         fit.dialect.name,
@@ -163,13 +156,15 @@ def require_dialect(name: str) -> Dialect:
     return DIALECTS[name]
 
 
-def _fits(dialects: Iterable[Dialect], shapes: Shapes) -> list[Fit]:
+def _fits(
+    dialects: Iterable[Dialect], shapes: Shapes, shortcut: str | None = None
+) -> list[Fit]:
     """Returns whatever fits, once, and without what is a part of another fit."""
     fits = [
         fit
         for dialect in dialects
         for scope in scopes(dialect, shapes)
-        if (fit := read_off(dialect, shapes, scope)) is not None
+        if (fit := read_off(dialect, shapes, scope, shortcut)) is not None
     ]
     fits = [fit for fit in fits if not any(_within(fit, other) for other in fits)]
     return [fit for i, fit in enumerate(fits) if not _again(fit, fits[:i])]
@@ -277,12 +272,49 @@ def what_it_is(shapes: Shapes) -> str:
     return ", ".join(said) or f"{len(shapes)} entries, the first {first}"
 
 
+def refuse_strangers(
+    state: Mapping[str, np.ndarray], expected: Iterable[str], path: Path
+) -> None:
+    """Refuses networks of others that look like one of this family, with the reason.
+
+    Args:
+        state: names and layouts of the twins.
+        expected: the names that the network has.
+        path: the file.
+
+    Raises:
+        CheckpointError: it has more than the network, and that is known; or it has no
+            statistics at all.
+    """
+    expected = [*expected]
+    stranger = _stranger(set(state).difference(expected))
+    stem = any(name in state for name in ("conv1.weight", "conv1.0.weight"))
+    if stem and _normed(expected) and not _normed(state):
+        stranger = (
+            "has no running statistics: its norms are GroupNorm, or were folded into "
+            "the convolutions; no network here is the same"
+        )
+    if stranger:
+        advice = "Use the library that it is from"
+        raise CheckpointError(stranger, path=path, advice=advice)
+
+
+def _normed(names: Iterable[str]) -> bool:
+    return any(name.endswith(".running_var") for name in names)
+
+
+def _stranger(names: Iterable[str]) -> str:
+    names = [*names]
+    found = (what for part, what in STRANGERS.items() if any(part in n for n in names))
+    return next(found, "")
+
+
 def what_it_looks_like(arrays: Mapping[str, np.ndarray]) -> str:
     """Says of a state in no dialect which are the closest."""
     shapes = {name.replace("/", "."): array.shape for name, array in arrays.items()}
-    for part, what in STRANGERS.items():
-        if any(part in name for name in shapes):
-            return what
+    stranger = _stranger(shapes)
+    if stranger:
+        return stranger
     counts = {d.name: fitting(d, shapes) for d in DIALECTS.values()}
     closest = sorted(counts, key=lambda name: -counts[name])[:3]
     said = ", ".join(f"{counts[name]} {name}" for name in closest if counts[name])
