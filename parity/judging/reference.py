@@ -191,8 +191,10 @@ class Reference:
         if terms is None:
             return 0.0
         lost = max(float(np.linalg.norm(_lost_in_series(terms * s))) for s in SHADES)
-        sizes = np.abs(terms).sum(1)
-        return ratio(lost, np.linalg.norm(sizes)) / UNIT_ROUNDOFF["float32"]
+        return (
+            ratio(lost, np.linalg.norm(self._terms[quantity]))
+            / UNIT_ROUNDOFF["float32"]
+        )
 
     def _sum_of_products(self, quantity: Quantity, shape: Shape) -> float:
         """A kernel's gradient, by the length of its sum.
