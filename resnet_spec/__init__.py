@@ -5,6 +5,7 @@ from typing import Any
 from resnet_spec.config import ResNetConfig
 from resnet_spec.optim import OptimizerConfig, Schedule
 from resnet_spec.paper import Printed, printed
+from resnet_spec.training import RECIPES, TrainingRecipe, get_recipe
 from resnet_spec.variants import (
     closest_name,
     describe,
@@ -23,16 +24,19 @@ from resnet_spec.weights import (
 )
 
 __all__ = [
+    "RECIPES",
     "OptimizerConfig",
     "Printed",
     "PublishedWeights",
     "ResNetConfig",
     "Schedule",
+    "TrainingRecipe",
     "class_names",
     "closest_name",
     "describe",
     "find_name",
     "get_config",
+    "get_recipe",
     "get_weights",
     "is_published",
     "list_models",
