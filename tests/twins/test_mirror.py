@@ -116,4 +116,10 @@ def test_optim_py_has_the_same_functions_and_documentation_in_both_twins():
         mirrored.append(texts)
     assert mirrored[0] == mirrored[1]
     names = [name for name, *_ in mirrored[0]]
-    assert names == ["cross_entropy", "create_optimizer", "train_step"]
+    assert names == [
+        "cross_entropy",
+        "binary_cross_entropy",
+        "undecayed",
+        "create_optimizer",
+        "train_step",
+    ]
