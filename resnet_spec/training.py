@@ -24,7 +24,7 @@ Dtype = Literal["float32", "float64", "bfloat16"]
 Interpolation = Literal["bilinear", "bicubic"]
 Loss = Literal["cross-entropy", "bce"]
 
-_CHOICES: Mapping[str, tuple[str, ...]] = {
+CHOICES: Mapping[str, tuple[str, ...]] = {
     "augment": ("none", "trivial", "randaugment"),
     "crop": ("random-resized", "padded", "shifted", "none"),
     "decay": ("constant", "milestones", "linear", "cosine"),
@@ -32,6 +32,8 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "interpolation": ("bilinear", "bicubic"),
     "loss": ("cross-entropy", "bce"),
 }
+"""What the fields of a recipe that are words may be."""
+
 _COUNTS = ("size", "evaluation_crop", "batch", "repeats", "accumulate", "ema_every")
 _UP_TO_ONE = (
     *("flip", "erasing", "label_smoothing", "warmup_factor", "gamma", "ema_decay"),
@@ -59,21 +61,20 @@ class TrainingRecipe(Settings):
         accumulate: parts that a batch is computed in, one behind the other; each has
             batch statistics of its own.
         epochs: length of the run; ``None`` if ``steps`` is given.
-        steps: length of the run.
+        steps: length of the run, instead of ``epochs``.
         seed: of new weights, order and augmentation.
-        dtype: that is computed in. ``"bfloat16"``: parameters stay float32.
-        norm: over which images batch normalisation takes its statistics: ``"global"``
-            for all of a batch, or ``"groups=k"`` for each of k parts alone, on k
-            devices.
+        dtype: what is computed in. ``"bfloat16"``: parameters stay float32.
+        norm: whose statistics batch normalisation takes, ``"global"`` for all of a
+            batch, or ``"groups=k"`` for each of k parts alone, on k devices.
         size: side of the training images, in pixels.
-        crop: ``"random-resized"``: a random part (Szegedy et al. 2014, arXiv
+        crop: what is taken of an image; ``"random-resized"``: a random part (Szegedy et al. 2014, arXiv
             1409.4842), resized; ``"padded"``: by a eighth of the size on each side with
             black, then cut at random (He et al. 2015, section 4.2); ``"shifted"``: the
             same, padded with the pixels at the rim; ``"none"``: resized to the square.
         crop_scale: area of the random part over that of the image, from and to.
         crop_ratio: its width over its height, from and to.
         flip: probability of a horizontal flip.
-        augment: ``"trivial"``: TrivialAugmentWide (Müller and Hutter 2021, arXiv
+        augment: what changes its colours and shape; ``"trivial"``: TrivialAugmentWide (Müller and Hutter 2021, arXiv
             2103.10158); ``"randaugment"`` (Cubuk et al. 2019, arXiv 1909.13719).
         augment_operations: of RandAugment, for each image.
         augment_magnitude: of RandAugment, from 0 to 30.
@@ -89,25 +90,27 @@ class TrainingRecipe(Settings):
         evaluation_resize: short side that an image is resized to before its centre is
             cut out; ``None``: it is squeezed into the square.
         evaluation_crop: side of the square; the training size if ``None``.
-        optimizer: ``"sgd"``, ``"adam"``, ``"adamw"``, ``"rmsprop"`` or ``"lamb"``.
+        optimizer: what makes a step of a gradient: ``"sgd"``, ``"adam"``, ``"adamw"``,
+            ``"rmsprop"`` or ``"lamb"``.
         learning_rate: before any decay.
-        momentum: this and the next ones as in :class:`resnet_spec.OptimizerConfig`.
-        nesterov: see there.
-        weight_decay: see there.
-        no_decay: see there.
-        betas: see there.
-        eps: see there.
-        alpha: see there.
-        centered: see there.
-        clip_norm: see there.
-        decay: how the rate goes down: ``"milestones"``: times ``gamma`` at each;
+        momentum: of sgd and rmsprop; this and the next ones are those of
+            :class:`resnet_spec.OptimizerConfig`.
+        nesterov: of sgd: step from where the momentum leads.
+        weight_decay: times the parameter.
+        no_decay: what does not decay, ``"norm"``, ``"bias"`` or both.
+        betas: of adam, adamw and lamb.
+        eps: of all but sgd.
+        alpha: of rmsprop.
+        centered: of rmsprop: take the root of the variance.
+        clip_norm: most that the gradients' norm may be.
+        decay: how the rate goes down; ``"milestones"``: times ``gamma`` at each;
             ``"linear"`` or ``"cosine"`` to ``end_learning_rate`` at the end of the run.
         milestones: parts of the run, as (1/3, 2/3).
         gamma: factor of one decay.
         end_learning_rate: where the line or the cosine ends.
         warmup_epochs: in which the rate rises linearly.
         warmup_factor: the first rate over ``learning_rate``.
-        loss: cross-entropy, or ``"bce"``: the classes' binary ones (Wightman et al.
+        loss: what becomes less; cross-entropy, or ``"bce"``: the classes' binary ones (Wightman et al.
             2021, arXiv 2110.00476).
         label_smoothing: of the loss.
         drop_path: probability with which the last block is left out; that of the others
@@ -181,7 +184,7 @@ class TrainingRecipe(Settings):
             elif isinstance(value, int) and one.type in ("float", "float | None"):
                 self._check(one.name, not isinstance(value, bool), "a number")
                 self._set(one.name, float(value))
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             known = isinstance(getattr(self, name), str)
             known = known and getattr(self, name) in choices
             self._check(name, known, f"one of {', '.join(map(repr, choices))}")

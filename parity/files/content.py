@@ -39,6 +39,7 @@ _KNOWN: dict[str, type | tuple[type, ...]] = {
     "source": dict,
     "digest": str,
     "dialect": str,
+    "training": dict,
 }
 
 

@@ -113,6 +113,8 @@ def load_selected(
         limit = 2 * content.size + 2**28
         value = unwrapped(content.value, chosen.key, notes)
         _check_digest(value, limit, content)
+        if "training" in (content.metadata or {}):
+            value = _without_slots(value, notes)
         arrays, bad = _arrays(chosen.within(value, notes), limit)
         if not arrays:
             _require_plain(bad)
@@ -135,6 +137,14 @@ def load_selected(
     except Exception as error:  # what nobody thought of is the file's fault too
         what = f"cannot be understood ({type(error).__name__}: {error!s:.200})"
         raise CheckpointError(what, path=path) from error
+
+
+def _without_slots(value: Mapping[Any, Any], notes: list[str]) -> dict[Any, Any]:
+    """Returns a run's network alone; what else is in its file has slashes."""
+    own = {name: leaf for name, leaf in value.items() if "/" not in str(name)}
+    if len(own) < len(value):
+        notes.append(f"left {len(value) - len(own)} arrays of its training")
+    return own
 
 
 def _said(told: Mapping[str, Any], name: str) -> tuple[dict[str, Any], str]:

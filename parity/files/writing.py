@@ -70,6 +70,7 @@ def save(
     guessed: Sequence[str] = (),
     dialect: str | None = None,
     allow_nonfinite: bool = False,
+    training: Mapping[str, Any] | None = None,
 ) -> str:
     """Writes a state, atomically: the file is complete and verified, or is not there.
 
@@ -91,6 +92,8 @@ def save(
         dialect: whose names the file gets, of ``parity.DIALECTS``; by default
             torchvision's, and in Keras's, Flax's and Hugging Face's own formats theirs.
         allow_nonfinite: accept NaN and infinity, as :func:`parity.load` must then too.
+        training: what a run says of itself. Arrays whose names have a slash are the
+            run's own then, and no weights to :func:`parity.load`.
 
     Returns:
         The sha256 of the values as they were written, as the file's metadata have it.
@@ -138,6 +141,8 @@ def save(
         "config": config.to_json() if config is not None else None,
         "guessed": list(guessed),
     }
+    if training is not None:
+        metadata["training"] = dict(training)
     if speech.name != OWN:
         metadata["dialect"] = speech.name
     if source is not None:

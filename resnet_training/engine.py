@@ -1,0 +1,128 @@
+"""What the loop asks of a twin in training; each framework's engine is one of these."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from parity.weights.twins import require
+from resnet_training.loader import Batch
+from resnet_training.plan import Plan
+
+Backend = Literal["torch", "flax"]
+State = dict[str, np.ndarray]
+
+OPTIMIZER, AVERAGE = "optimizer/", "average/"
+"""What the names begin with, in a checkpoint, of all that is not the network."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What an evaluation has counted, over all devices.
+
+    Args:
+        loss: sum of the images' cross-entropies.
+        right: images whose likeliest class is theirs.
+        images: that there were.
+    """
+
+    loss: float = 0.0
+    right: int = 0
+    images: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.loss + other.loss,
+            self.right + other.right,
+            self.images + other.images,
+        )
+
+
+class Engine(ABC):
+    """One twin, its optimiser, and the average of its weights."""
+
+    rank = 0
+    ranks = 1
+    """Of the processes that read images."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    @property
+    @abstractmethod
+    def device(self) -> str:
+        """What it computes on, in words."""
+
+    @abstractmethod
+    def step(self, batch: Batch) -> Any:
+        """Learns from a batch; returns the loss as :meth:`losses` takes it."""
+
+    @abstractmethod
+    def losses(self, found: Sequence[Any]) -> list[float]:
+        """Returns what several steps have returned as numbers, over all devices."""
+
+    @abstractmethod
+    def evaluate(self, batch: Batch) -> Any:
+        """Counts over a batch, with the average of the weights if there is one."""
+
+    @abstractmethod
+    def counted(self, found: Sequence[Any]) -> Counts:
+        """Returns the sum of what :meth:`evaluate` has returned, over all devices."""
+
+    @abstractmethod
+    def arrays(self) -> State:
+        """Copies all that the next step depends on, by torch's names and layouts.
+
+        The network's state has its plain names, of the optimiser's arrays the names
+        begin with ``optimizer/``, of the average's with ``average/``.
+        """
+
+    @abstractmethod
+    def restore(self, arrays: Mapping[str, np.ndarray], step: int) -> None:
+        """Goes back to what :meth:`arrays` has returned after so many steps."""
+
+    def deployed(self) -> State:
+        """Copies the state that is evaluated."""
+        return deployed(self.arrays())
+
+    def close(self) -> None:  # noqa: B027  most have none
+        """Lets go of other processes."""
+
+
+def deployed(arrays: Mapping[str, np.ndarray]) -> State:
+    """Returns the state that is evaluated, of all arrays."""
+    averaged = {
+        n.removeprefix(AVERAGE): a for n, a in arrays.items() if n[:8] == AVERAGE
+    }
+    return averaged or {n: a for n, a in arrays.items() if "/" not in n}
+
+
+def part(arrays: Mapping[str, np.ndarray], prefix: str) -> State:
+    """Returns the arrays whose names begin so, without that."""
+    return {n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)}
+
+
+def create_engine(backend: Backend, plan: Plan, state: State, **options: Any) -> Engine:
+    """Makes an engine.
+
+    Args:
+        backend: ``"torch"`` or ``"flax"``.
+        plan: what is trained.
+        state: that the network starts from, in float32.
+        **options: of the framework's own engine.
+
+    Raises:
+        ModuleNotFoundError: the framework is not installed.
+    """
+    require(backend)
+    if backend == "torch":
+        from resnet_training.engine_torch import TorchEngine
+
+        return TorchEngine(plan, state, **options)
+    from resnet_training.engine_flax import FlaxEngine
+
+    return FlaxEngine(plan, state, **options)
