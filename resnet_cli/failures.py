@@ -117,6 +117,7 @@ _EXTRAS = {
     "torch": "torch",
     **dict.fromkeys(("jax", "jaxlib", "flax", "optax"), "flax"),
     "matplotlib": "plot",
+    "tensorboardX": "train",
     **dict.fromkeys(("psutil", "scipy"), "bench"),
 }
 """What has a module that is not installed."""

@@ -14,6 +14,7 @@ from typing import Annotated, Optional
 import typer
 
 import resnet_spec
+from resnet_cli import train
 from resnet_cli.failures import run
 from resnet_cli.options import (
     AllowNonfinite,
@@ -383,6 +384,9 @@ def predict(
         top=top,
         as_json=as_json,
     )
+
+
+train.register(app)
 
 
 def _config(name: str, settings: Sequence[str]) -> resnet_spec.ResNetConfig:

@@ -24,7 +24,7 @@ def with_recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     The help is the first sentence of what the recipe's own documentation says.
     """
-    signature = inspect.signature(command)
+    signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     fields = [f for f in dataclasses.fields(TrainingRecipe) if f.name not in _OTHERS]
     options = [

@@ -67,15 +67,17 @@ class TrainingRecipe(Settings):
         norm: whose statistics batch normalisation takes, ``"global"`` for all of a
             batch, or ``"groups=k"`` for each of k parts alone, on k devices.
         size: side of the training images, in pixels.
-        crop: what is taken of an image; ``"random-resized"``: a random part (Szegedy et al. 2014, arXiv
-            1409.4842), resized; ``"padded"``: by a eighth of the size on each side with
-            black, then cut at random (He et al. 2015, section 4.2); ``"shifted"``: the
-            same, padded with the pixels at the rim; ``"none"``: resized to the square.
+        crop: what is taken of an image; ``"random-resized"``: a random part (Szegedy
+            et al. 2014, arXiv 1409.4842), resized; ``"padded"``: black is put around,
+            an eighth of the size on each side, then a square is cut at random (He et
+            al. 2015, section 4.2); ``"shifted"``: the same, with the pixels at the rim
+            instead of black; ``"none"``: resized to the square.
         crop_scale: area of the random part over that of the image, from and to.
         crop_ratio: its width over its height, from and to.
         flip: probability of a horizontal flip.
-        augment: what changes its colours and shape; ``"trivial"``: TrivialAugmentWide (Müller and Hutter 2021, arXiv
-            2103.10158); ``"randaugment"`` (Cubuk et al. 2019, arXiv 1909.13719).
+        augment: what changes its colours and shape; ``"trivial"``: TrivialAugmentWide
+            (Müller and Hutter 2021, arXiv 2103.10158); ``"randaugment"`` (Cubuk et al.
+            2019, arXiv 1909.13719).
         augment_operations: of RandAugment, for each image.
         augment_magnitude: of RandAugment, from 0 to 30.
         erasing: probability that a rectangle becomes the mean (arXiv 1708.04896).
@@ -110,8 +112,8 @@ class TrainingRecipe(Settings):
         end_learning_rate: where the line or the cosine ends.
         warmup_epochs: in which the rate rises linearly.
         warmup_factor: the first rate over ``learning_rate``.
-        loss: what becomes less; cross-entropy, or ``"bce"``: the classes' binary ones (Wightman et al.
-            2021, arXiv 2110.00476).
+        loss: what becomes less; cross-entropy, or ``"bce"``: the classes' binary ones
+            (Wightman et al. 2021, arXiv 2110.00476).
         label_smoothing: of the loss.
         drop_path: probability with which the last block is left out; that of the others
             rises to it linearly (Huang et al. 2016, arXiv 1603.09382).

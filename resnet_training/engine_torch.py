@@ -28,7 +28,7 @@ class TorchEngine(Engine):
     Args:
         plan: what is trained.
         state: that the network starts from, in float32.
-        device: that it computes on.
+        device: that it computes on; a GPU by default, if there is one.
         compiled: whether ``torch.compile`` makes one program of the network.
     """
 
@@ -37,12 +37,13 @@ class TorchEngine(Engine):
         plan: Plan,
         state: State,
         *,
-        device: str = "cpu",
+        device: str | None = None,
         compiled: bool = False,
     ) -> None:
         super().__init__(plan)
         recipe = plan.recipe
-        self._device = torch.device(device)
+        usual = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = torch.device(device or usual)
         self._dtype = torch.float64 if recipe.dtype == "float64" else torch.float32
         kind = str(self._dtype).removeprefix("torch.")
         model = abstract_torch(plan.config, param_dtype=kind)

@@ -28,8 +28,9 @@ from resnet_training.engine import (
     create_engine,
 )
 from resnet_training.initial import initial_state
-from resnet_training.loader import Loader, decoder
+from resnet_training.loader import Loader
 from resnet_training.metrics import Line, Metrics, write_picture
+from resnet_training.pictures import decoder
 from resnet_training.plan import Plan
 from resnet_training.sources import Data
 

@@ -17,16 +17,18 @@ class Plan:
         recipe: what is done.
         images: in an epoch.
         classes: that there are.
+        network: if it is not the recipe's.
     """
 
     recipe: TrainingRecipe
     images: int
     classes: int
+    network: ResNetConfig | None = None
 
     @cached_property
     def config(self) -> ResNetConfig:
         """The network."""
-        return self.recipe.config(self.classes)
+        return self.network or self.recipe.config(self.classes)
 
     @cached_property
     def steps(self) -> int:

@@ -1,0 +1,143 @@
+"""The accuracy of weights over images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from parity.errors import InputError
+from parity.files.download import Progress
+from parity.files.sources import weights_for
+from resnet_spec import (
+    ResNetConfig,
+    TrainingRecipe,
+    class_names,
+    get_weights,
+    is_published,
+    list_models,
+    resolve,
+)
+from resnet_spec.variants import closest_name
+from resnet_training import checkpoint
+from resnet_training.cifar import find_cifar
+from resnet_training.data import open_data
+from resnet_training.engine import Backend, create_engine
+from resnet_training.folders import ImageFolder, class_folders
+from resnet_training.loader import Loader
+from resnet_training.plan import Plan
+from resnet_training.sources import Source
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation has found.
+
+    Args:
+        facts: accuracy, mean loss, and the numbers that they come from.
+        notes: what was accepted or changed on the way.
+    """
+
+    facts: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def open_images(path: str | os.PathLike[str]) -> Source:
+    """Opens images to evaluate on.
+
+    Args:
+        path: as :func:`resnet_training.open_data` takes it; of a folder of classes, all
+            images.
+
+    Raises:
+        InputError: there is nothing of the kind, or a class has no image.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path) and find_cifar(path) is None:
+        folders = class_folders(path)
+        return ImageFolder(os.path.join(path, "val") if "val" in folders else path)
+    return open_data(path).validation
+
+
+def evaluate(
+    source: Source,
+    weights: str | os.PathLike[str],
+    backend: Backend = "torch",
+    *,
+    model: ResNetConfig | None = None,
+    batch: int | None = None,
+    workers: int = 0,
+    skip_broken: bool = False,
+    progress: Progress = lambda done, total: None,
+    **options: Any,
+) -> Evaluation:
+    """Counts how many images a network knows, each image once.
+
+    Args:
+        source: the images.
+        weights: a run's checkpoint, whose preprocessing and classes are its own; other
+            weights by name or path.
+        backend: ``"torch"`` or ``"flax"``.
+        model: the network that the weights are for, if they do not say.
+        batch: images at once; the recipe's by default.
+        workers: processes that read images.
+        skip_broken: leave out images that cannot be read.
+        progress: told the bytes of a download.
+        **options: of the framework's engine.
+
+    Raises:
+        CheckpointError: the file is damaged, or is not this network's.
+        ValueError: the images' classes are not the network's.
+    """
+    weights = os.fspath(weights)
+    told = None if is_published(weights) else checkpoint.progress_in(weights)
+    if told is not None:
+        recipe, classes = told.recipe, told.classes
+        model = model or recipe.config(len(classes))
+    else:
+        model = model or resolve("resnet50")
+        recipe, classes = _usual(model, weights), class_names()
+    chosen = weights_for(model, weights, fit=told is None, progress=progress)
+    count = chosen.config.num_classes
+    names = classes if len(classes) == count else ()
+    if names and tuple(source.classes) != tuple(names) and told is not None:
+        theirs, ours = (", ".join(n) for n in (names, source.classes))
+        raise InputError(
+            f"has the classes {theirs:.200}; the images have {ours:.200}", path=weights
+        )
+    if len(source.classes) != count:
+        raise InputError(
+            f"tells {count} classes apart; the images have {len(source.classes)}",
+            path=weights,
+        )
+    recipe = replace(recipe, ema_decay=0.0, batch=batch or recipe.batch, accumulate=1)
+    plan = Plan(recipe, len(source), count, chosen.config)
+    engine = create_engine(backend, plan, chosen.state, **options)
+    with Loader(source, recipe, workers=workers, skip_broken=skip_broken) as loader:
+        counts = engine.counted(
+            [engine.evaluate(batch) for batch in loader.evaluation(source)]
+        )
+        skipped = tuple(loader.skipped)
+    images = max(counts.images, 1)
+    facts = {
+        "accuracy": counts.right / images,
+        "loss": counts.loss / images,
+        "right": counts.right,
+        "images": counts.images,
+        "skipped": len(skipped),
+    }
+    return Evaluation(facts, chosen.notes)
+
+
+def _usual(model: ResNetConfig, weights: str) -> TrainingRecipe:
+    """Returns a recipe with the preprocessing of published weights."""
+    name = closest_name(model) or list_models()[0]
+    crops: dict[str, Any] = {}
+    if is_published(weights):
+        published = get_weights(model, weights)
+        crops = {"size": published.crop, "evaluation_resize": published.resize}
+    channels = model.in_channels
+    if channels != 3:
+        crops |= {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+    return TrainingRecipe(network=name, settings={"in_channels": channels}, **crops)

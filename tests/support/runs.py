@@ -1,0 +1,72 @@
+"""Small runs for tests: a network of three blocks, images that are drawn, few steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from resnet_spec import TrainingRecipe, get_recipe
+from resnet_training import Data, open_arrays
+from resnet_training.engine import Backend, Engine, State, create_engine
+from resnet_training.initial import initial_state
+from resnet_training.loader import Loader
+from resnet_training.plan import Plan
+
+SMALL: dict[str, Any] = {
+    "network": "cifar_resnet20",
+    "settings": {"layers": [1, 1, 1], "widths": [6, 8, 12]},
+    "batch": 8,
+    "size": 12,
+    "evaluation_resize": 12,
+    "steps": 12,
+    "dtype": "float64",
+}
+
+
+def recipe(name: str = "cifar-paper", **fields: Any) -> TrainingRecipe:
+    """A recipe in small, in float64."""
+    return get_recipe(name, **{**SMALL, **fields})
+
+
+def drawn(images: int = 40, classes: int = 4, side: int = 12, seed: int = 0) -> Data:
+    """Images that are noise about a colour of their class."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(images) % classes
+    colours = rng.integers(40, 216, (classes, 1, 1, 3))
+    noise = rng.integers(-40, 40, (images, side, side, 3))
+    pixels = (colours[labels] + noise).astype(np.uint8)
+    held = images // 4
+    return open_arrays(
+        pixels[held:], labels[held:], pixels[:held], labels[:held]
+    )
+
+
+def plan_of(recipe: TrainingRecipe, data: Data) -> Plan:
+    """The recipe for these images."""
+    return Plan(recipe, len(data.train), len(data.classes))
+
+
+def engine_of(backend: Backend, recipe: TrainingRecipe, data: Data) -> Engine:
+    """An engine at its first step."""
+    plan = plan_of(recipe, data)
+    return create_engine(backend, plan, initial_state(plan.config, seed=recipe.seed))
+
+
+def learnt(
+    backend: Backend,
+    recipe: TrainingRecipe,
+    data: Data,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    arrays: State | None = None,
+) -> tuple[list[float], State]:
+    """Trains from a step to another; returns the losses, and what the end depends on."""
+    engine = engine_of(backend, recipe, data)
+    if arrays is not None:
+        engine.restore(arrays, start)
+    stop = stop or engine.plan.steps
+    with Loader(data.train, recipe) as loader:
+        losses = [engine.step(batch) for batch in loader.batches(start, stop)]
+    return engine.losses(losses), engine.arrays()
