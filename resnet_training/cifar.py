@@ -121,7 +121,8 @@ def _class_names(kind: Cifar) -> list[str]:
     if kind.bytes_before:
         if not os.path.exists(path):
             return [str(i) for i in range(kind.classes)]
-        names = _read(path).decode("utf-8", "replace").split()
+        names = _read(path).decode("utf-8", "replace").splitlines()
+        names = [name.strip() for name in names if name.strip()]
     else:
         names = _inert(path).get(kind.names)
     listed = names if isinstance(names, list) else []
@@ -144,18 +145,24 @@ class _Dtype:
 class _Array:
     """Stands for a numpy array: what is said of it, unchecked until it is asked for."""
 
-    def __init__(self, *_: object) -> None:
-        self.state: object = None
+    def __init__(self, *said: object) -> None:
+        self.said: object = said  # by the newest protocol; older ones set a state
 
     def __setstate__(self, state: object) -> None:
-        self.state = state
+        self.said = state
 
     def array(self) -> np.ndarray | None:
         """Returns the bytes in it as what they are said to be; ``None`` if not so."""
-        match self.state:
-            case (int(), (int() as n, int() as width), _Dtype(), _, bytes() as data):
-                return self._of(n, width, data, self.state[2].name)
-        return None
+        match self.said:
+            case (int(), (int() as n, int() as width), _Dtype() as kind, False, data):
+                pass
+            case (data, _Dtype() as kind, (int() as n, int() as width), "C"):
+                pass
+            case _:
+                return None
+        if not isinstance(data, bytes | bytearray):
+            return None
+        return self._of(n, width, bytes(data), kind.name)
 
     @staticmethod
     def _of(n: int, width: int, data: bytes, kind: object) -> np.ndarray | None:
@@ -183,6 +190,7 @@ _STAND_INS = {
     ("numpy", "ndarray"): _Array,
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.numeric", "_frombuffer"): _Array,
 }
 
 

@@ -158,6 +158,11 @@ class Loader:
         """Ends the processes; batches that were begun are lost."""
         self._workers.close()
 
+    @property
+    def processes(self) -> list[int]:
+        """The ids of its processes, for whoever measures them."""
+        return self._workers.ids
+
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Yields the batches of training steps, this rank's part of each.
 

@@ -55,7 +55,3 @@ def _send(answers: BinaryIO, said: object, *arrays: np.ndarray) -> None:
     for array in arrays:
         answers.write(array.data)
     answers.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -20,6 +20,7 @@ from resnet_training.worker import LENGTH
 Promise = Callable[[], Broken]
 """Waits until a piece is made, and says what is broken in it."""
 
+_PROGRAM = "from resnet_training.worker import main; main()"
 _PIPE_BYTES = 2**20  # Linux' default of 64 KiB holds half an image
 
 
@@ -120,7 +121,7 @@ class _Process:
     def __init__(self) -> None:
         paths = (os.path.abspath(path or ".") for path in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "resnet_training.worker"],
+            [sys.executable, "-P", "-c", _PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
