@@ -84,13 +84,18 @@ class FlaxEngine(Engine):
     def arrays(self) -> State:
         model, optimizer = nnx.merge(self._graph, self._state)
         found = state_dict(model)
-        slots = {field: slot for slot, field in slots_of(self.plan.optimizer).items()}
-        for field, values in _fields(optimizer.opt_state):
-            if field in slots:
-                for name, leaf, variable in _variables(values):
-                    array = jax.device_get(variable.get_value())
-                    key = f"{OPTIMIZER}{slots[field]}/{name}"
-                    found[key] = to_torch(leaf, array)
+        fields = {
+            field: {
+                name: to_torch(leaf, jax.device_get(variable.get_value()))
+                for name, leaf, variable in _variables(values)
+            }
+            for field, values in _fields(optimizer.opt_state)
+            if field in slots_of(self.plan.optimizer).values()
+        }
+        for slot, field in slots_of(self.plan.optimizer).items():
+            remembered = fields[field]
+            for name in [name for name in found if name in remembered]:
+                found[f"{OPTIMIZER}{slot}/{name}"] = remembered[name]
         if self._average is not None:
             averaged = state_dict(nnx.merge(self._evaluated, self._average))
             found |= {f"{AVERAGE}{name}": array for name, array in averaged.items()}
@@ -144,7 +149,7 @@ class FlaxEngine(Engine):
         clamped = jnp.maximum(labels, 0)[:, None]
         of_label = jnp.take_along_axis(log_p, clamped, axis=1)[:, 0]
         loss = -jnp.where(real, of_label, 0.0).sum()
-        right = (logits.argmax(1) == labels).sum()
+        right = (logits.argmax(1).astype(labels.dtype) == labels).sum()
         # Whole numbers are exact in float32 as far as any batch has images.
         return jnp.stack([loss, right.astype(loss.dtype), real.sum(dtype=loss.dtype)])
 
@@ -159,7 +164,7 @@ class FlaxEngine(Engine):
         return jax.tree.map(one, average, own)
 
     def _of_model(self) -> Any:
-        return nnx.state(nnx.merge(self._graph, self._state)[0])
+        return self._state[0]
 
     def _placed(self, batch: Batch) -> Arrays:
         arrays = {
@@ -211,8 +216,8 @@ class FlaxEngine(Engine):
 def _erased(images: jax.Array, rectangles: jax.Array) -> jax.Array:
     """Sets a rectangle (top, left, height, width) of each image to its mean, 0."""
     top, left, height, width = rectangles.T[:, :, None, None]
-    rows = jnp.arange(images.shape[1])[None, :, None]
-    columns = jnp.arange(images.shape[2])[None, None, :]
+    rows = jnp.arange(images.shape[1], dtype=top.dtype)[None, :, None]
+    columns = jnp.arange(images.shape[2], dtype=top.dtype)[None, None, :]
     inside = (rows >= top) & (rows < top + height)
     inside = inside & (columns >= left) & (columns < left + width)
     return jnp.where(inside[..., None], 0.0, images)

@@ -106,10 +106,11 @@ class TorchEngine(Engine):
 
     def arrays(self) -> State:
         found = state_dict(self._model)
-        for name, parameter in self._model.named_parameters():
-            remembered = self._optimizer.state[parameter]
-            for slot in slots_of(self.plan.optimizer):
-                value = remembered.get(slot, torch.zeros_like(parameter))
+        for slot in slots_of(self.plan.optimizer):
+            for name, parameter in self._model.named_parameters():
+                # Before its first step an optimiser remembers nothing.
+                none = torch.zeros_like(parameter)
+                value = self._optimizer.state[parameter].get(slot, none)
                 found[f"{OPTIMIZER}{slot}/{name}"] = to_numpy(value).copy()
         if self._average is not None:
             averaged = state_dict(self._average)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from resnet_spec import TrainingRecipe, get_recipe
-from resnet_training import Data, open_arrays
+from resnet_training import Data
+from resnet_training.arrays import of_arrays
 from resnet_training.engine import Backend, Engine, State, create_engine
 from resnet_training.initial import initial_state
 from resnet_training.loader import Loader
@@ -37,8 +38,11 @@ def drawn(images: int = 40, classes: int = 4, side: int = 12, seed: int = 0) -> 
     noise = rng.integers(-40, 40, (images, side, side, 3))
     pixels = (colours[labels] + noise).astype(np.uint8)
     held = images // 4
-    return open_arrays(
-        pixels[held:], labels[held:], pixels[:held], labels[:held]
+    return of_arrays(
+        pixels[held:],
+        labels[held:],
+        val_images=pixels[:held],
+        val_labels=labels[:held],
     )
 
 
@@ -62,7 +66,7 @@ def learnt(
     stop: int | None = None,
     arrays: State | None = None,
 ) -> tuple[list[float], State]:
-    """Trains from a step to another; returns the losses, and what the end depends on."""
+    """Trains from a step to another; returns the losses, and all that the end is."""
     engine = engine_of(backend, recipe, data)
     if arrays is not None:
         engine.restore(arrays, start)
