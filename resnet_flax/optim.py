@@ -164,7 +164,7 @@ def train_step(
         lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (images, labels)
     )
     none = jax.tree.map(jnp.zeros_like, parameters)
-    zero = jnp.zeros((), jnp.promote_types(jnp.float32, images.dtype))
+    zero = jnp.zeros((), images.dtype if images.dtype.itemsize > 4 else jnp.float32)
     (rest, gradients, total), _ = jax.lax.scan(add, (rest, none, zero), parts)
     nnx.update(model, rest)
     optimizer.update(model, jax.tree.map(lambda x: x / accumulate, gradients))
