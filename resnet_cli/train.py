@@ -160,7 +160,7 @@ def evaluate(
         weights,
         model,
         read_overrides(settings),
-        backend.frameworks(),
+        backend.frameworks(),  # type: ignore[arg-type]  Literals
         batch=batch,
         workers=workers,
         skip_broken=skip_broken,

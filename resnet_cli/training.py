@@ -25,6 +25,7 @@ from resnet_spec import TrainingRecipe, get_recipe
 from resnet_spec.printable import plain
 from resnet_training import (
     BEST,
+    Backend,
     Data,
     Options,
     Outcome,
@@ -81,7 +82,7 @@ def train(
     data: Path,
     out: Path,
     *,
-    backend: str,
+    backend: Backend,
     recipe: Callable[[TrainingRecipe | None], TrainingRecipe],
     again: bool,
     weights: str | None,
@@ -198,7 +199,7 @@ def evaluate_(
     weights: str,
     model: str | None,
     settings: dict[str, Any],
-    frameworks: Sequence[str],
+    frameworks: Sequence[Backend],
     *,
     batch: int | None,
     workers: int,

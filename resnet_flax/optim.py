@@ -145,17 +145,21 @@ def train_step(
         value = LOSSES[loss](model(images), labels, label_smoothing=label_smoothing)
         return value * loss_scale, value
 
-    differentiate = nnx.value_and_grad(loss_of, has_aux=True)
     if accumulate == 1:
+        differentiate = nnx.value_and_grad(loss_of, has_aux=True)
         (_, total), gradients = differentiate(model, images, labels)
         optimizer.update(model, gradients)
         return total
 
+    def of_part(parameters: Any, rest: Any, part: Any) -> tuple[Any, Any]:
+        model = nnx.merge(graph, parameters, rest)
+        scaled, value = loss_of(model, *part)
+        return scaled, (value, nnx.state(model, nnx.Not(nnx.Param)))
+
     def add(carry: Any, part: Any) -> tuple[Any, None]:
         rest, gradients, total = carry
-        model = nnx.merge(graph, parameters, rest)
-        (_, value), more = differentiate(model, *part)
-        rest = nnx.state(model, nnx.Not(nnx.Param))
+        differentiate = jax.value_and_grad(of_part, has_aux=True)
+        (_, (value, rest)), more = differentiate(parameters, rest, part)
         return (rest, jax.tree.map(jnp.add, gradients, more), total + value), None
 
     # As a loop of the compiled program, which else would be so many times as long.

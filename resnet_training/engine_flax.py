@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -227,7 +227,7 @@ def _fields(state: Any) -> Iterator[tuple[str, Any]]:
     """Yields the fields of all named tuples of optax's state, wherever they are."""
     if isinstance(state, tuple):
         # An empty state is a tuple too, whose method is called count.
-        fields: Callable[..., Any] = getattr(type(state), "_fields", None) or ()
+        fields: tuple[str, ...] = getattr(type(state), "_fields", None) or ()
         if fields:
             for name in fields:
                 value = getattr(state, name)
