@@ -152,6 +152,8 @@ def train_step(
         return total
 
     def of_part(parameters: Any, rest: Any, part: Any) -> tuple[Any, Any]:
+        # Variables that are made here may be written to here.
+        rest = jax.tree.map(lambda x: x, rest)
         model = nnx.merge(graph, parameters, rest)
         scaled, value = loss_of(model, *part)
         return scaled, (value, nnx.state(model, nnx.Not(nnx.Param)))

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from parity.errors import CheckpointError
 from parity.files.atomic import replacing
 from resnet_spec import TrainingRecipe
 from resnet_training import checkpoint
@@ -273,12 +274,7 @@ class _Book:
         plan, lines = self._run.plan, []
         for step, loss in zip(steps, losses, strict=True):
             if not math.isfinite(loss):
-                saved = self._run.folder / LAST
-                raise ValueError(
-                    f"the loss of step {step} is {loss}: the run has diverged. Use a "
-                    f"lower --lr or a longer warm-up"
-                    + (f"; {saved} is as it was saved" if saved.exists() else "")
-                )
+                raise self._diverged(f"the loss of step {step} is {loss}")
             rate = plan.optimizer.schedule.at(step - 1)
             line = {"step": step, "epoch": plan.epoch(step), "loss": loss}
             lines.append({**line, "learning_rate": rate})
@@ -334,11 +330,22 @@ class _Book:
         self._wait()  # so that there is one copy at most
 
         def write() -> None:
-            checkpoint.write(path, arrays, self._run.plan.config, at)
+            try:
+                checkpoint.write(path, arrays, self._run.plan.config, at)
+            except CheckpointError as error:
+                what = f"after step {at.step} the weights are no numbers"
+                raise self._diverged(what) from error
             if path.name == LAST:
                 checkpoint.keep(path.parent, at.step, self._run.options.keep)
 
         self._pending.append(self._thread.submit(write))
+
+    def _diverged(self, what: str) -> ValueError:
+        saved = self._run.folder / LAST
+        kept = f"; {saved} is as it was saved" if saved.exists() else ""
+        return ValueError(
+            f"{what}: the run has diverged. Use a lower --lr or a longer warm-up{kept}"
+        )
 
     def _wait(self) -> None:
         while self._pending:

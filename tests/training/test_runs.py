@@ -1,0 +1,297 @@
+"""A run in a folder: stopped, killed, gone on with, read by others, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import parity
+from parity.errors import CheckpointError, InputError
+from resnet_training import BEST, LAST, Options, begin, evaluate, resume
+from resnet_training.engine import Backend
+from resnet_training.metrics import METRICS, read
+from resnet_training.sources import Data
+from tests.support.command import Called
+from tests.support.runs import drawn, recipe
+
+DATA = drawn()
+# 30 images, batches of 8: an evaluation every 3.75 steps, and steps between them.
+RECIPE = recipe(steps=10, ema_decay=0.5)
+FILES = (LAST, BEST, METRICS, "recipe.json", "class_indices.json")
+
+
+def whole(folder: Path, backend: Backend = "torch", **options: Any) -> Path:
+    """A run that is never stopped."""
+    begin(folder, DATA, RECIPE, backend, options=Options(engine={}, **options)).to()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run in torch; not to be changed."""
+    return whole(tmp_path_factory.mktemp("runs") / "done")
+
+
+def same_files(found: Path, expected: Path) -> None:
+    for name in FILES:
+        assert (found / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("backend", ["torch", "flax"])
+@pytest.mark.parametrize("stops", [(4,), (1, 5, 9)])
+def test_a_run_that_was_stopped_has_the_files_of_one_that_was_not(
+    backend: Backend, stops: tuple[int, ...], done: Path, tmp_path: Path
+):
+    expected = done if backend == "torch" else whole(tmp_path / "whole", backend)
+    folder = tmp_path / "run"
+    outcome = begin(folder, DATA, RECIPE, backend).to(stops[0])
+    assert (outcome.step, outcome.done) == (stops[0], False)
+    for stop in (*stops[1:], None):
+        outcome = resume(folder, DATA, backend).to(stop)
+    assert outcome.done
+    same_files(folder, expected)
+
+
+def test_a_run_goes_on_in_the_other_framework(done: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    begin(folder, DATA, RECIPE, "flax").to(4)
+    resume(folder, DATA, "torch").to(7)
+    resume(folder, DATA, "flax").to()
+    found, expected = (parity.load(f / BEST) for f in (folder, done))
+    for name, array in expected.items():
+        assert np.allclose(found[name], array, rtol=0, atol=1e-10), name
+    ours, theirs = (read(f) for f in (folder, done))
+    assert [line.keys() for line in ours] == [line.keys() for line in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert all(abs(one[name] - other[name]) < 1e-10 for name in one), one
+
+
+def test_a_line_ahead_of_the_checkpoint_and_half_a_line_are_cut(
+    done: Path, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    begin(folder, DATA, RECIPE).to(6)
+    with open(folder / METRICS, "a") as file:
+        file.write('{"step": 7, "epoch": 1.9, "loss": 99.0}\n{"step": 8, "epo')
+    resume(folder, DATA).to()
+    same_files(folder, done)
+
+
+_KILLED = """
+import sys
+from tests.training.test_runs import DATA, RECIPE
+from resnet_training import LAST, Options, begin, resume
+from pathlib import Path
+folder = Path(sys.argv[1])
+options = Options(engine={}, save_every=1)
+go = resume(folder, DATA, options=options) if (folder / LAST).exists() else begin(
+    folder, DATA, RECIPE, options=options)
+print("begun", flush=True)
+go.to()
+"""
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_at_any_moment_ends_the_same(times: int, tmp_path: Path):
+    expected = tmp_path / "whole"
+    one = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", _KILLED, str(expected)], check=True, env=one)
+    folder, rng, killed = tmp_path / "run", random.Random(times), 0
+    for attempt in range(10 * times):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _KILLED, str(folder)],
+            stdout=subprocess.PIPE,
+            env=one,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        if killed < times and attempt < 10 * times - 1:
+            time.sleep(rng.uniform(0, 0.5))
+            killed += process.poll() is None
+            process.kill()
+        process.communicate(timeout=120)
+        if process.returncode == 0:
+            if killed == times:
+                break
+            shutil.rmtree(folder)  # it was quicker than the kill
+    assert killed == times
+    same_files(folder, expected)
+    assert sorted(p.name for p in folder.iterdir() if p.name.startswith(".")) == []
+
+
+@pytest.fixture(scope="session")
+def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real files, two classes of colours; not to be changed."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 12), ("val", 5)):
+        for label, name in enumerate(("night sky", "wüste")):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                noise = rng.integers(0, 80, (20, 24, 3)) + 150 * label
+                image = Image.fromarray(noise.astype(np.uint8))
+                image.save(root / part / name / f"{i}.jpg")
+    return root
+
+
+COMMAND = (
+    *("--recipe", "cifar-paper", "--batch", "4", "--size", "16"),
+    *("--evaluation-resize", "16", "--set", "layers=[1,1,1]"),
+    *("--set", "widths=[6,8,12]", "--steps", "14", "--lr", "0.02"),
+)
+
+
+def test_the_command_trains_predicts_and_evaluates(
+    call: Called, folder_of_images: Path, tmp_path: Path
+):
+    run = tmp_path / "run"
+    data = folder_of_images
+    out, _ = call("train", data, *COMMAND, "--out", run)
+    assert "best validation accuracy 100.00%" in out
+    assert json.loads((run / "class_indices.json").read_text()) == {
+        "0": "night sky",
+        "1": "wüste",
+    }
+    assert {p.name for p in run.iterdir()} >= {"curves.png", "run.html"}
+    out, _ = call("evaluate", data, "--weights", run / BEST, "--json")
+    rows = json.loads(out)
+    assert [row["right"] for row in rows] == [10, 10]
+    last = [line for line in read(run) if "right" in line][-1]
+    assert last["right"] == 10
+    image = folder_of_images / "val" / "wüste" / "0.jpg"
+    out, _ = call("predict", image, "--weights", run / BEST, "--top", 2, "--json")
+    tops = json.loads(out)["top"]
+    for framework in ("torch", "flax"):
+        assert [g["class"] for g in tops[framework]] == ["wüste", "night sky"]
+
+
+_COMMAND = "from resnet_cli.main import main; main()"
+
+
+def test_sigterm_saves_and_says_how_to_go_on(folder_of_images: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    arguments = ["train", str(folder_of_images), *COMMAND, "--steps", "4000"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", _COMMAND, *arguments, "--out", str(run)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    for _ in range(600):
+        if len(read(run)) > 20:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert f"--resume {run}" in said
+    steps = [line["step"] for line in read(run)]
+    at = resume(run, _opened(folder_of_images)).at
+    assert at.step == steps[-1]
+    assert f"saved after step {at.step}" in said
+
+
+def _opened(path: Path) -> Data:
+    from resnet_training import open_data
+
+    return open_data(path)
+
+
+def refused(error: type[Exception], call: Any) -> str:
+    with pytest.raises(error) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_what_cannot_go_on_is_refused_with_what_differs(done: Path, tmp_path: Path):
+    said = refused(ValueError, lambda: begin(done, DATA, RECIPE))
+    assert "holds a run; --resume" in said
+    said = refused(ValueError, lambda: resume(done, drawn(seed=1)))
+    assert "begun on other images" in said
+    said = refused(ValueError, lambda: resume(done, drawn(classes=5)))
+    assert "has the classes 0, 1, 2, 3; the data have 0, 1, 2, 3, 4" in said
+    other = recipe(steps=10, ema_decay=0.5, learning_rate=0.2)
+    said = refused(ValueError, lambda: resume(done, DATA, recipe=lambda _: other))
+    assert "another recipe: learning_rate is 0.2, was 0.1" in said
+    said = refused(CheckpointError, lambda: resume(tmp_path, DATA))
+    assert f"{tmp_path / LAST}: no such file" in said
+    said = refused(CheckpointError, lambda: resume(done / BEST, DATA))
+    assert f"holds weights only: no run can go on from it. Use {LAST}" in said
+    said = refused(ValueError, lambda: resume(done, DATA).to(3))
+    assert "10 steps are done" in said
+    few = recipe(batch=64)
+    said = refused(InputError, lambda: begin(tmp_path / "a", DATA, few).to())
+    assert "30 images to train on, and a batch has 64" in said
+    long = recipe(steps=2, warmup_epochs=3)
+    said = refused(ValueError, lambda: begin(tmp_path / "b", DATA, long))
+    assert "warmup_epochs is 3, 11 steps; it must be shorter than the run of 2" in said
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("place", [100, -100])
+def test_a_damaged_checkpoint_is_refused(place: int, done: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    shutil.copytree(done, folder)
+    data = bytearray((folder / LAST).read_bytes())
+    data[place] ^= 1
+    (folder / LAST).write_bytes(data)
+    said = refused(CheckpointError, lambda: resume(folder, DATA))
+    assert str(folder / LAST) in said
+
+
+def test_a_run_that_diverges_says_so_and_keeps_what_was_saved(tmp_path: Path):
+    wild = recipe(steps=40, learning_rate=1e30, decay="constant", milestones=())
+    said = refused(ValueError, lambda: begin(tmp_path / "run", DATA, wild).to())
+    assert "the run has diverged. Use a lower --lr" in said
+
+
+def test_other_programs_read_a_run_of_ours(done: Path):
+    for name in (LAST, BEST):
+        state = parity.load(done / name)
+        config = state.config
+        assert config == RECIPE.config(4)
+        for framework in ("torch", "flax"):
+            twin = parity.create_model(config, framework, done / name)
+            assert parity.entries(twin).keys() == state.keys()
+    assert any(
+        "arrays of its training" in note for note in parity.load(done / LAST).notes
+    )
+    kept = parity.load(done / BEST)
+    averaged = resume(done, DATA).engine.deployed()
+    lines = [line for line in read(done) if "right" in line]
+    if max(lines, key=lambda line: line["right"]) is lines[-1]:
+        assert all(np.array_equal(kept[n], averaged[n]) for n in kept)
+
+
+def test_an_evaluation_alone_counts_what_the_run_counted(done: Path):
+    best = max(
+        (line for line in read(done) if "right" in line),
+        key=lambda line: (line["right"], -line["step"]),
+    )
+    for backend in ("torch", "flax"):
+        found = evaluate(DATA.validation, done / BEST, backend).facts
+        assert (found["right"], found["images"]) == (best["right"], best["images"])
+
+
+def test_the_last_checkpoints_are_kept(tmp_path: Path):
+    folder = whole(tmp_path / "run", keep=2, save_every=3)
+    found = sorted(p.name for p in folder.glob("last*"))
+    assert found == [
+        "last-00000009.safetensors",
+        "last-00000010.safetensors",
+        "last.safetensors",
+    ]
