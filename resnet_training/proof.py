@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -17,7 +18,8 @@ from parity.running.nudge import moved
 from parity.weights.names import COUNTER
 from resnet_spec import TrainingRecipe
 from resnet_training.arrays import of_arrays
-from resnet_training.engine import AVERAGE, OPTIMIZER, Engine, State, create_engine
+from resnet_training.engine import AVERAGE, OPTIMIZER, Engine, State
+from resnet_training.engines import create_engine
 from resnet_training.initial import initial_state
 from resnet_training.loader import Batch, Loader
 from resnet_training.plan import Plan
@@ -111,27 +113,24 @@ def compare_runs(
             other = next(theirs)
             (found_loss,) = flax.losses([flax.step(other)])
             found = flax.arrays()
-            rows = [
-                *_batches(step, batch, other),
-                *_rows(step, expected, found, loss, found_loss, {}),
-            ]
+            rows = _batches(step, batch, other)
+            same = all(row.ok for row in rows)
+            compared = partial(_rows, step, expected, found, loss, found_loss)
+            rows += compared({})
+            if same and not all(row.ok for row in rows):
+                progress("torch again, nudged")
+                growth = dict.fromkeys(expected, 0.0)
+                for nudge in range(NUDGES):
+                    *_, (_, _, nudged) = islice(learnt(nudge), step)
+                    for name, array in nudged.items():
+                        by = deviation(array, expected[name]).l2
+                        growth[name] = max(growth[name], by)
+                rows = [*_batches(step, batch, other), *compared(growth)]
+                rows = [*_told(recipe, rows, expected), *rows]
             if not all(row.ok for row in rows):
                 break
             if step == half < steps:
                 flax = _handed_over(plan, start, expected, step)
-    if rows and rows[0].ok and not all(row.ok for row in rows):
-        progress("torch again, nudged")
-        growth = dict.fromkeys(expected, 0.0)
-        for nudge in range(NUDGES):
-            *_, (_, _, nudged) = islice(learnt(nudge), step)
-            for name, array in nudged.items():
-                by = deviation(array, expected[name]).l2
-                growth[name] = max(growth[name], by)
-        rows = [
-            *_batches(step, batch, other),
-            *_rows(step, expected, found, loss, found_loss, growth),
-        ]
-        rows = [*_told(recipe, rows, expected, found), *rows]
     what = f"float64, {steps} steps of a run with {recipe.optimizer}"
     setting = {
         "recipe": asdict(recipe),
@@ -206,9 +205,7 @@ def _rows(
     return rows
 
 
-def _told(
-    recipe: TrainingRecipe, rows: list[Row], expected: Arrays, found: Arrays
-) -> list[Row]:
+def _told(recipe: TrainingRecipe, rows: list[Row], expected: Arrays) -> list[Row]:
     """Says in words what the rows that fail have in common, if anything is sure."""
     failed = [row for row in rows if not row.ok]
     if not failed:
