@@ -252,8 +252,8 @@ def test_a_split_keeps_a_part_of_each_class_and_the_seed_decides(tmp_path: Path)
     assert again.fingerprint == found.fingerprint != other.fingerprint
     for index in (0, 3):
         name = found.validation.name(index)
-        pixels = (np.asarray(i) for i in (found.validation.read(index), picture(name)))
-        assert np.array_equal(*pixels)
+        pixels = np.asarray(picture(name))
+        assert np.array_equal(np.asarray(found.validation.read(index)), pixels)
 
 
 def test_a_split_that_cannot_be_is_refused(tmp_path: Path, data: Path):
