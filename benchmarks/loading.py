@@ -105,8 +105,9 @@ def _compared(source: Source, recipe: TrainingRecipe, steps: int, rounds: int) -
 
 
 def _piece(source: Source, recipe: TrainingRecipe, step: int) -> Piece:
-    rows = [(step * recipe.batch + i) % len(source) for i in range(recipe.batch)]
-    return Piece(recipe, [source.item(row) for row in rows], [(step, r) for r in rows])
+    rows = (step * recipe.batch + np.arange(recipe.batch)) % len(source)
+    keys = np.stack([np.full_like(rows, step), rows], 1).astype(np.uint64)
+    return Piece(recipe, source.items(rows), keys)
 
 
 def _make(piece: Piece) -> int:

@@ -18,7 +18,6 @@ from resnet_training.order import Order, Places, share
 from resnet_training.sources import Source
 from resnet_training.workers import Promise, Workers, forget
 
-_OF_A_PIECE = 16  # images that a process makes at a time
 _PADDING = -1
 
 
@@ -63,10 +62,11 @@ class _Made:
         self.images = np.empty(piece.shape, np.uint8)
         self.erased = np.empty((len(indices), 4), np.int32)
         self._promises: list[tuple[int, Promise]] = []
-        for start in range(0, len(indices), _OF_A_PIECE):
-            here = slice(start, start + _OF_A_PIECE)
-            keys = None if piece.keys is None else piece.keys[here]
-            part = Piece(piece.recipe, piece.items[here], keys)
+        pieces = _pieces(len(indices), piece.shape[1])
+        each = -(-len(indices) // max(pieces, 1)) or 1
+        for start in range(0, len(indices), each):
+            here = slice(start, start + each)
+            part = piece.part(start, start + each)
             promise = workers.begin(part, self.images[here], self.erased[here])
             self._promises.append((start, promise))
 
@@ -241,16 +241,16 @@ class Loader:
     def _begin(
         self, source: Source, indices: np.ndarray, places: Places | None = None
     ) -> _Made:
-        items = [source.item(int(index)) for index in indices]
         keys = None if places is None else self._order.keys(places)
-        return _Made(self._workers, Piece(self.recipe, items, keys), indices)
+        piece = Piece(self.recipe, source.items(indices), keys)
+        return _Made(self._workers, piece, indices)
 
     def _batches_ahead(self, images: int) -> int:
         if self._workers.count == 0:
             return 1  # nothing is done before it is asked for
         if self._ahead is not None:
             return self._ahead
-        pieces = -(-images // _OF_A_PIECE)
+        pieces = _pieces(images, self.recipe.size)
         return 1 + max(1, -(-2 * self._workers.count // max(pieces, 1)))
 
     def _broken(
@@ -268,10 +268,11 @@ class Loader:
         indices = places.indices.copy()
         for place in sorted(self._broken(self.source, indices, made)):
             here = slice(place, place + 1)
-            keys = made.piece.keys and made.piece.keys[here]
             for tries in range(1, len(self.source)):
                 index = self._order.instead(places, place, tries)
-                piece = Piece(self.recipe, [self.source.item(index)], keys)
+                items = self.source.items(np.array([index]))
+                keys = made.piece.part(place, place + 1).keys
+                piece = Piece(self.recipe, items, keys)
                 broken = make(piece, made.images[here], made.erased[here])
                 if not broken:
                     indices[place] = index
@@ -307,6 +308,11 @@ class Loader:
             mix.own,
             mix.share,
         )
+
+
+def _pieces(images: int, side: int) -> int:
+    """Returns into how many pieces a batch is cut: of about a million pixels each."""
+    return -(-images // min(max(2**20 // side**2, 8), 128))
 
 
 def _ahead(begun: Iterator[tuple], count: int) -> Iterator[tuple]:

@@ -402,8 +402,8 @@ def test_an_error_of_ours_in_a_worker_is_told_with_its_traceback(arrays: Data):
     class Strange(Source):
         labels, classes, fingerprint = arrays.train.labels, arrays.train.classes, ""
 
-        def item(self, index: int) -> Any:
-            return 17
+        def items(self, indices: np.ndarray) -> Any:
+            return [17] * len(indices)
 
         def name(self, index: int) -> str:
             return "strange"
