@@ -249,7 +249,7 @@ class Loader:
         if self._workers.count == 0:
             return 1  # nothing is done before it is asked for
         if self._ahead is not None:
-            return self._ahead
+            return 1 + self._ahead
         pieces = _pieces(images, self.recipe.size)
         return 1 + max(1, -(-2 * self._workers.count // max(pieces, 1)))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -103,8 +102,6 @@ def _equal_simplejpeg() -> ModuleType | None:
 
     Both bring a libjpeg of their own, whose versions need not agree.
     """
-    if os.environ.get("RESNET_TWINS_DECODER") == "pillow":
-        return None
     try:
         import simplejpeg
     except ImportError:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from resnet_training.worker import LENGTH
 Promise = Callable[[], Broken]
 """Waits until a piece is made, and says what is broken in it."""
 
+_CLOSED = "the loader is closed; make a new one, from the step that is needed"
 _PROGRAM = "from resnet_training.worker import main; main()"
 _PIPE_BYTES = 2**20  # Linux' default of 64 KiB holds half an image
 
@@ -40,8 +41,12 @@ class Workers:
         self._threads = None
         if count:
             self._threads = ThreadPoolExecutor(count, "loader")
-            for _ in range(count):
-                self._processes.append(_Process())
+            try:
+                for _ in range(count):
+                    self._processes.append(_Process())
+            except OSError:  # the system allows no more
+                self.close()
+                raise
             self._idle += self._processes
 
     @property
@@ -57,6 +62,8 @@ class Workers:
             images: uint8 of the piece's shape, contiguous.
             erased: int32 of shape (n, 4), contiguous.
         """
+        if self._closed:
+            raise RuntimeError(_CLOSED)
         if self._threads is None:
             return lambda: make(piece, images, erased)
         future = self._threads.submit(self._have_made, piece, images, erased)
@@ -71,7 +78,7 @@ class Workers:
             said = process.ask(piece, images, erased)
         except (OSError, EOFError, ValueError) as error:
             if self._closed:
-                raise RuntimeError("the loader is closed") from None
+                raise RuntimeError(_CLOSED) from None
             raise RuntimeError(
                 f"process {process.id} of the loader ended ({process.how()}): "
                 "start again, with fewer workers if memory ran out"
@@ -102,7 +109,10 @@ class _Waiting:
         self._future = future
 
     def __call__(self) -> Broken:
-        return self._future.result()
+        try:
+            return self._future.result()
+        except CancelledError:
+            raise RuntimeError(_CLOSED) from None
 
     def forget(self) -> None:
         """Takes the task back, if nobody has begun it."""
