@@ -16,7 +16,7 @@ from resnet_training.making import Piece, make
 from resnet_training.mixing import mix_of_step
 from resnet_training.order import Order, Places, share
 from resnet_training.sources import Source
-from resnet_training.workers import Promise, Workers, forget
+from resnet_training.workers import Made, Workers, pieces_of
 
 _PADDING = -1
 
@@ -52,35 +52,6 @@ class Batch:
     partners_erased: np.ndarray | None = None
     own: np.ndarray | None = None
     share: float = 1.0
-
-
-class _Made:
-    """Images that are being made."""
-
-    def __init__(self, workers: Workers, piece: Piece, indices: np.ndarray) -> None:
-        self.piece, self.indices = piece, indices
-        self.images = np.empty(piece.shape, np.uint8)
-        self.erased = np.empty((len(indices), 4), np.int32)
-        self._promises: list[tuple[int, Promise]] = []
-        pieces = _pieces(len(indices), piece.shape[1])
-        each = -(-len(indices) // max(pieces, 1)) or 1
-        for start in range(0, len(indices), each):
-            here = slice(start, start + each)
-            part = piece.part(start, start + each)
-            promise = workers.begin(part, self.images[here], self.erased[here])
-            self._promises.append((start, promise))
-
-    def finish(self) -> dict[int, InputError]:
-        """Waits, and returns what is broken, by its place."""
-        return {
-            start + place: error
-            for start, promise in self._promises
-            for place, error in promise().items()
-        }
-
-    def forget(self) -> None:
-        for _, promise in self._promises:
-            forget(promise)
 
 
 class Loader:
@@ -240,21 +211,21 @@ class Loader:
 
     def _begin(
         self, source: Source, indices: np.ndarray, places: Places | None = None
-    ) -> _Made:
+    ) -> Made:
         keys = None if places is None else self._order.keys(places)
         piece = Piece(self.recipe, source.items(indices), keys)
-        return _Made(self._workers, piece, indices)
+        return Made(self._workers, piece)
 
     def _batches_ahead(self, images: int) -> int:
         if self._workers.count == 0:
             return 1  # nothing is done before it is asked for
         if self._ahead is not None:
             return 1 + self._ahead
-        pieces = _pieces(images, self.recipe.size)
+        pieces = pieces_of((images, self.recipe.size))
         return 1 + max(1, -(-2 * self._workers.count // max(pieces, 1)))
 
     def _broken(
-        self, source: Source, indices: np.ndarray, made: _Made
+        self, source: Source, indices: np.ndarray, made: Made
     ) -> dict[int, InputError]:
         broken = made.finish()
         for place, error in sorted(broken.items()):
@@ -263,7 +234,7 @@ class Loader:
             self.skipped[source.name(int(indices[place]))] = str(error)
         return broken
 
-    def _replaced(self, places: Places, made: _Made) -> np.ndarray:
+    def _replaced(self, places: Places, made: Made) -> np.ndarray:
         """Puts others in the places of broken images; returns what stands there."""
         indices = places.indices.copy()
         for place in sorted(self._broken(self.source, indices, made)):
@@ -288,7 +259,7 @@ class Loader:
     def _batch(
         self,
         step: int,
-        made: _Made,
+        made: Made,
         labels: np.ndarray,
         partners: np.ndarray | None,
     ) -> Batch:
@@ -308,11 +279,6 @@ class Loader:
             mix.own,
             mix.share,
         )
-
-
-def _pieces(images: int, side: int) -> int:
-    """Returns into how many pieces a batch is cut: of about a million pixels each."""
-    return -(-images // min(max(2**20 // side**2, 8), 128))
 
 
 def _ahead(begun: Iterator[tuple], count: int) -> Iterator[tuple]:

@@ -119,10 +119,49 @@ class _Waiting:
         self._future.cancel()
 
 
-def forget(promise: Promise) -> None:
-    """Takes a task back, if nobody has begun it."""
-    if isinstance(promise, _Waiting):
-        promise.forget()
+class Made:
+    """Images that are being made, in pieces of about a million pixels.
+
+    Args:
+        workers: that make them.
+        piece: all of them.
+
+    Attributes:
+        images: uint8 of the piece's shape; filled when it is finished.
+        erased: int32 of shape (n, 4); likewise.
+    """
+
+    def __init__(self, workers: Workers, piece: Piece) -> None:
+        self.piece = piece
+        self.images = np.empty(piece.shape, np.uint8)
+        self.erased = np.empty((len(self.images), 4), np.int32)
+        self._promises: list[tuple[int, Promise]] = []
+        each = -(-len(self.images) // max(pieces_of(piece.shape), 1)) or 1
+        for start in range(0, len(self.images), each):
+            here = slice(start, start + each)
+            part = piece.part(start, start + each)
+            promise = workers.begin(part, self.images[here], self.erased[here])
+            self._promises.append((start, promise))
+
+    def finish(self) -> Broken:
+        """Waits until all are made, and says what is broken."""
+        return {
+            start + place: error
+            for start, promise in self._promises
+            for place, error in promise().items()
+        }
+
+    def forget(self) -> None:
+        """Takes back what nobody has begun."""
+        for _, promise in self._promises:
+            if isinstance(promise, _Waiting):
+                promise.forget()
+
+
+def pieces_of(shape: tuple[int, ...]) -> int:
+    """Returns into how many pieces images are cut: of about a million pixels each."""
+    images, side = shape[:2]
+    return -(-images // min(max(2**20 // side**2, 8), 128))
 
 
 class _Process:
