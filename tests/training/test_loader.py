@@ -321,6 +321,7 @@ def test_a_broken_image_is_replaced_by_the_next_and_counted(
     tested = [b for loader in loaders for b in loader.evaluation(broken, 8)]
     assert sum(batch.count for batch in tested) == 17
     assert sum((batch.labels >= 0).sum() for batch in tested) == 17
+    assert not any(batch.images[batch.labels < 0].any() for batch in tested)
     assert sum(len(loader.skipped) for loader in loaders) == 3
     for loader in loaders:
         loader.close()
@@ -401,6 +402,15 @@ def test_closing_early_ends_all_processes(folder: Source):
     loader.close()
 
 
+def test_ctrl_c_is_for_the_program_alone(folder: Source):
+    with Loader(folder, recipe_of(), workers=1) as loader:
+        expected, (pid,) = digests(loader.batches(0, 2)), loader.processes
+        assert os.getpgid(pid) == pid
+        os.kill(pid, signal.SIGINT)
+        assert digests(loader.batches(0, 2)) == expected
+        assert loader.processes == [pid]
+
+
 def test_an_error_of_ours_in_a_worker_is_told_with_its_traceback(arrays: Data):
     class Strange(Source):
         labels, classes, fingerprint = arrays.train.labels, arrays.train.classes, ""
@@ -426,15 +436,18 @@ from resnet_training.loader import Loader
 
 recipe = get_recipe("reference", size=32, batch=12)
 with Loader(ImageFolder(sys.argv[1]), recipe, workers=2) as loader:
-    for batch in loader.batches(0, 2**24):
+    for batch in loader.batches(0, int(sys.argv[2])):
         print(*loader.processes, flush=True)
+    time.sleep(100)
 """
 
 
-def long_run(folder: Source) -> tuple[subprocess.Popen[str], list[int]]:
+def long_run(
+    folder: Source, steps: int = 2**24
+) -> tuple[subprocess.Popen[str], list[int]]:
     assert isinstance(folder, ImageFolder)
     process = subprocess.Popen(
-        [sys.executable, "-c", LONG, folder.root],
+        [sys.executable, "-c", LONG, folder.root, str(steps)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -455,8 +468,9 @@ def test_ctrl_c_leaves_no_process_and_one_traceback(folder: Source):
     assert process.returncode != 0
 
 
-def test_a_program_that_is_killed_leaves_no_process(folder: Source):
-    process, pids = long_run(folder)
+@pytest.mark.parametrize("steps", [1, 2**24], ids=["waiting", "busy"])
+def test_a_program_that_is_killed_leaves_no_process(folder: Source, steps: int):
+    process, pids = long_run(folder, steps)
     process.kill()
     process.communicate(timeout=20)
     assert len(pids) == 2
