@@ -314,6 +314,8 @@ def test_arrays_are_data(tmp_path: Path):
     changed[3, 4, 5, 1] ^= 1
     np.savez(tmp_path / "other.npz", images=changed, labels=labels, **kept)
     assert open_data(tmp_path / "other.npz").fingerprint != found.fingerprint
+    np.savez(tmp_path / "other.npz", images=images, labels=(labels + 1) % 3, **kept)
+    assert open_data(tmp_path / "other.npz").fingerprint != found.fingerprint
 
 
 IMAGES, LABELS = noise(6, 4, 4, 3), np.arange(6) % 2
