@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import resnet_spec
+from parity.files.preprocessing import preprocess
 from parity.files.selecting import Selection
 from parity.files.sources import weights_for
-from parity.images import preprocess
 from parity.running.network import logits
 from parity.running.network import top as likeliest
 from parity.text import table

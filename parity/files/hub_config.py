@@ -15,8 +15,19 @@ from resnet_spec.printable import plain
 
 NAME = "config.json"
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "flax_model.msgpack",
+)
 """Files of weights that a folder of the Hub's has, the preferred one first."""
+
+PREPROCESSOR = "preprocessor_config.json"
+
+BESIDE = (NAME, PREPROCESSOR)
+"""Files that describe them."""
 
 _MOST_BYTES = 2**22
 
@@ -32,35 +43,42 @@ _DEEP = {"stem": "deep", "shortcut": "D"}
 
 def describes(path: Path) -> bool:
     """Whether a config.json beside a file is about it, as it is on the Hub."""
-    return path.name in (*WEIGHTS, "flax_model.msgpack")
+    return path.name in WEIGHTS
 
 
 def is_hub_folder(path: Path) -> bool:
     """Whether a folder has weights and what describes them, as the Hub's have."""
-    return (path / NAME).is_file() and any((path / name).is_file() for name in WEIGHTS)
+    there = [name for name in WEIGHTS if (path / name).is_file()]
+    # What is in several files describes itself.
+    return ((path / NAME).is_file() and bool(there)) or any(map(is_index, there))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def is_index(name: str) -> bool:
+    """Whether a file of this name says in which others the weights lie."""
+    return name.endswith(".index.json")
+
+
+def read_config(folder: Path, name: str = NAME) -> dict[str, Any]:
     """Reads what describes the weights in a folder; nothing if nothing does.
 
     Raises:
         CheckpointError: it is no JSON object.
     """
-    path = folder / NAME
+    path = folder / name
     if not path.is_file():
         return {}
     try:
         with open_regular(path, _MOST_BYTES, CheckpointError) as file:
             found = json.loads(file.read())
     except CheckpointError as error:
-        raise CheckpointError(f"{NAME} beside it is no JSON ({error})") from error
+        raise CheckpointError(f"{name} beside it is no JSON ({error})") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{NAME} beside it is no JSON", advice="Get it again, or move it away"
+            f"{name} beside it is no JSON", advice="Get it again, or move it away"
         ) from error
     if not isinstance(found, dict):
         raise CheckpointError(
-            f"{NAME} beside it is no object", advice="Get it again, or move it away"
+            f"{name} beside it is no object", advice="Get it again, or move it away"
         )
     return found
 

@@ -45,8 +45,9 @@ def create_model(
         name: from ``resnet_spec.list_models()``, or a configuration.
         framework: ``"torch"`` or ``"flax"``.
         weights: ``None`` for new ones as training starts from; a published name such as
-            ``"DEFAULT"`` or ``"IMAGENET1K_V2"``, downloaded once; a path of any file
-            that :func:`parity.load` reads; ``"random"`` for values that hide no fault.
+            ``"DEFAULT"``, ``"IMAGENET1K_V2"`` or ``"timm:resnet50.a1_in1k"``, or
+            ``"hf://owner/name"``, downloaded once; a path of any file that
+            :func:`parity.load` reads; ``"random"`` for values that hide no fault.
         seed: of whatever is random.
         key: entry of a file that has several states; this and the next four as in
             :func:`parity.load`.
@@ -62,7 +63,7 @@ def create_model(
 
     Raises:
         CheckpointError: the file is damaged, or is not this network's.
-        DownloadError: the published file cannot be had.
+        DownloadError: the published file, or what is on the Hub, cannot be had.
         ValueError: the name, a field, the framework or the weights are not known.
     """
     if framework not in ("torch", "flax"):

@@ -9,6 +9,7 @@ import numpy as np
 
 from parity.errors import CheckpointError
 from parity.files.download import Progress, download
+from parity.files.hub import is_remote
 from parity.files.reading import (
     StateDict,
     load_selected,
@@ -22,7 +23,13 @@ from parity.weights.digest import digest
 from parity.weights.samples import random_state
 from parity.weights.strict import require
 from parity.weights.twins import entries_of
-from resnet_spec import ResNetConfig, get_weights, is_published
+from resnet_spec import (
+    ResNetConfig,
+    get_timm_weights,
+    get_weights,
+    is_published,
+    is_timm,
+)
 
 ENDS = ("in_channels", "num_classes", "include_top")
 """The settings in which a network may differ from its weights, and be learnt anew."""
@@ -61,7 +68,8 @@ def weights_for(
 
     Args:
         config: the network that they are for.
-        weights: ``"random"``, a published name such as ``IMAGENET1K_V1``, or a path.
+        weights: ``"random"``, a published name such as ``IMAGENET1K_V1`` or
+            ``timm:resnet50.a1_in1k``, a path, or ``hf://owner/name``.
         seed: of random weights.
         chosen: what of a file is meant.
         allow_nonfinite: accept NaN and infinity in a file.
@@ -71,7 +79,7 @@ def weights_for(
 
     Raises:
         CheckpointError: the file is damaged, or is not this network's.
-        DownloadError: the published file cannot be had.
+        DownloadError: the published file, or what is on the Hub, cannot be had.
         ValueError: no weights are published under this name.
     """
     expected = entries_of(config)
@@ -79,12 +87,16 @@ def weights_for(
         what = f"random weights, seed {seed} (not trained: its classes mean nothing)"
         state = random_state(expected, seed=seed)
         return Chosen(state, config, what, digest(state))
-    path = Path(weights)
-    if is_published(weights):
+    path: str | Path = weights if is_remote(weights) else Path(weights)
+    if is_timm(weights):
+        get_timm_weights(weights, config)  # are they for it?
+    elif is_published(weights):
         published = get_weights(config, weights)
         path = download(published, progress=progress)
         weights = f"{published.name} of torchvision ({path.name})"
-    loaded = load_selected(path, chosen, allow_nonfinite=allow_nonfinite)
+    loaded = load_selected(
+        path, chosen, allow_nonfinite=allow_nonfinite, progress=progress
+    )
     notes = notes_of(loaded, named=True)
     if fit:
         config = _as_found(config, loaded)
