@@ -190,7 +190,11 @@ _OF_TAG: dict[str, tuple[int, float, _Kind]] = {
 _HALVES = ("ra4_e3600_r224_in1k", "r160_in1k")
 """Tags whose mean and std are 0.5, not ImageNet's."""
 
-_ANTI_ALIASED: dict[str, Any] = {"resnetaa": "average", "resnetblur": "blur"}
+ANTI_ALIASED: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "resnetaa": ("average", ("34d", "50", "50d", "101d")),
+    "resnetblur": ("blur", ("18", "50", "50d", "101d")),
+}
+"""Networks of timm whose anti-aliasing no name and no shape of an entry shows."""
 
 
 def is_timm(name: str) -> bool:
@@ -246,7 +250,8 @@ def get_timm_weights(name: str, model: str | ResNetConfig | None = None) -> Timm
 def timm_name(config: ResNetConfig) -> str | None:
     """Returns what timm calls a network, whatever its classes and channels."""
     ends = {end: getattr(config, end) for end in _ENDS}
-    for architecture in _TAGS:
+    blurred = [p + depth for p, (_, depths) in ANTI_ALIASED.items() for depth in depths]
+    for architecture in (*_TAGS, *blurred):
         found = _network(architecture)
         if found and found.replace(**ends).as_function() == config.as_function():
             return architecture
@@ -260,8 +265,8 @@ def _network(architecture: str) -> ResNetConfig | None:
     """Returns the network that timm calls so; ``None`` if it is not here."""
     if architecture in list_models():
         return get_config(architecture)
-    for prefix, anti_alias in _ANTI_ALIASED.items():
-        plain = architecture.replace(prefix, "resnet", 1)
-        if architecture.startswith(prefix) and plain in list_models():
-            return get_config(plain).replace(anti_alias=anti_alias)
+    for prefix, (anti_alias, depths) in ANTI_ALIASED.items():
+        depth = architecture.removeprefix(prefix)
+        if depth in depths and f"resnet{depth}" in list_models():
+            return get_config(f"resnet{depth}").replace(anti_alias=anti_alias)
     return None

@@ -12,6 +12,7 @@ from parity.errors import CheckpointError
 from parity.inputs import open_regular
 from resnet_spec import ResNetConfig
 from resnet_spec.printable import plain
+from resnet_spec.timm_weights import ANTI_ALIASED
 
 NAME = "config.json"
 
@@ -30,12 +31,6 @@ BESIDE = (NAME, PREPROCESSOR)
 """Files that describe them."""
 
 _MOST_BYTES = 2**22
-
-_ANTI_ALIASED = {
-    "resnetaa": ("average", ("34d", "50", "50d", "101d")),
-    "resnetblur": ("blur", ("18", "50", "50d", "101d")),
-}
-"""Networks of timm whose anti-aliasing no name and no shape of an entry shows."""
 
 _DEEP = {"stem": "deep", "shortcut": "D"}
 """What a ``d`` behind a depth says."""
@@ -106,7 +101,7 @@ def anti_aliased(config: ResNetConfig) -> list[str]:
 
     return [
         prefix + depth
-        for prefix, (_, depths) in _ANTI_ALIASED.items()
+        for prefix, (_, depths) in ANTI_ALIASED.items()
         for depth in depths
         if plain(depth) == config
     ]
@@ -120,7 +115,7 @@ def of_name(architecture: str) -> dict[str, Any]:
             dash, as files have it.
     """
     name, anti_alias = architecture.replace("-", ".").partition(".")[0], "none"
-    for prefix, (kind, depths) in _ANTI_ALIASED.items():
+    for prefix, (kind, depths) in ANTI_ALIASED.items():
         if name.removeprefix(prefix) in depths:
             name, anti_alias = "resnet" + name.removeprefix(prefix), kind
     stride_on, shortcut = "3x3", "B"

@@ -111,13 +111,17 @@ def preprocessing_of(weights: str | os.PathLike[str]) -> Preprocessing | None:
     return None if published is None else published.preprocessing
 
 
+_ODD = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What reading something malformed raises."""
+
+
 def _told(folder: Path) -> Preprocessing | None:
     """Returns what is told in a folder."""
     for name, read in ((PREPROCESSOR, of_transformers), (NAME, of_timm)):
         told = read_config(folder, name)
         try:
             found = read(told)
-        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        except _ODD as error:
             raise CheckpointError(
                 f"its preprocessing is not understood ({plain(str(error), most=200)})",
                 path=folder / name,
@@ -133,7 +137,7 @@ def of_timm(told: Mapping[str, Any]) -> Preprocessing | None:
     """Returns what timm's config.json tells; ``None`` if it is not timm's.
 
     Raises:
-        LookupError, TypeError, ValueError, ArithmeticError: it cannot be had here.
+        ValueError: it cannot be had here; others where it is malformed.
     """
     told = told.get("pretrained_cfg", told) if "architecture" in told else {}
     if "input_size" not in told:
@@ -170,7 +174,7 @@ def of_transformers(told: Mapping[str, Any]) -> Preprocessing | None:
     """Returns what a preprocessor_config.json tells; ``None`` if there is none.
 
     Raises:
-        LookupError, TypeError, ValueError, ArithmeticError: it cannot be had here.
+        ValueError: it cannot be had here; others where it is malformed.
     """
     if not told:
         return None
