@@ -51,7 +51,9 @@ def predict(
             twin = build(framework, config, found.state)
             scores[framework] = logits(twin, pixels)[0]
     guesses = {framework: likeliest(s, top) for framework, s in scores.items()}
-    names = resnet_spec.class_names()
+    names = found.labels
+    if config.num_classes != len(names):
+        names = resnet_spec.class_names()
     if config.num_classes != len(names):
         names = tuple(f"class {index}" for index in range(config.num_classes))
     if as_json:

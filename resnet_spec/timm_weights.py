@@ -46,7 +46,7 @@ class TimmWeights:
 
     @property
     def num_classes(self) -> int:
-        """How many classes it knows: ImageNet-1K's, 12K's, or none, without a head."""
+        """How many classes it knows, of ImageNet-1K or 12K; 0 without a head."""
         if self.tag == "bamboo":
             return 0
         return 11821 if self.tag.endswith("in12k") else 1000

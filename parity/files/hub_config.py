@@ -90,6 +90,17 @@ def told_settings(told: Mapping[str, Any]) -> dict[str, Any]:
     return of_name(architecture) if isinstance(architecture, str) else {}
 
 
+def labels_in(told: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns what classes are called, of transformers or timm; nothing if unsaid."""
+    found = told.get("id2label") or told.get("label_names")
+    if isinstance(found, Mapping):
+        found = [found.get(str(index)) for index in range(len(found))]
+    if not isinstance(found, list) or not all(isinstance(n, str) for n in found):
+        return ()
+    # What transformers writes where nobody has said it.
+    return () if "LABEL_0" in found else tuple(found)
+
+
 def anti_aliased(config: ResNetConfig) -> list[str]:
     """Returns the networks of timm whose weights look like those of a network."""
     fields = ("num_classes", "in_channels", "include_top")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from parity.errors import TransferWarning
 from parity.files.download import Progress
+from parity.files.hub import is_remote
 from parity.files.selecting import Selection
 from parity.files.sources import ENDS, weights_for
 from parity.weights.changes import adapt_in_channels
@@ -104,7 +105,8 @@ def create_model(
         notes.append(f"{', '.join(new)} are new and random: train them")
     load_state_dict(model, state, ignore=other)
     if notes:
-        said = f"{Path(weights).name}: {'; '.join(notes)}"
+        name = weights if is_remote(weights) else Path(weights).name
+        said = f"{name}: {'; '.join(notes)}"
         warnings.warn(said, TransferWarning, stacklevel=2)
     model.eval()
     return model

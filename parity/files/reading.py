@@ -20,7 +20,7 @@ from parity.files import opening
 from parity.files.content import Content
 from parity.files.download import Progress
 from parity.files.hub import is_remote, located
-from parity.files.hub_config import anti_aliased, of_name, told_settings
+from parity.files.hub_config import anti_aliased, labels_in, of_name, told_settings
 from parity.files.selecting import Selection, unwrapped
 from parity.files.stages import stage
 from parity.files.values import leaf_problem, require_names, require_values
@@ -46,6 +46,7 @@ class StateDict(dict[str, np.ndarray]):
         dialect: whose names the file has; here they are torchvision's.
         config: the network that the metadata or the dialect tells, if one does.
         guessed: settings of it that are assumed.
+        labels: what a config.json beside it calls the classes, if it does.
         path: of the file; of what is on the Hub, where it was put.
         sha256: of the file.
     """
@@ -63,6 +64,7 @@ class StateDict(dict[str, np.ndarray]):
         self.notes = content.notes
         self.metadata = content.metadata or {}
         self.sha256 = content.sha256
+        self.labels = labels_in(content.told)
         self.dialect = found.dialect
         self.config, self.guessed = _config_in(self.metadata), ()
         if self.config is not None:

@@ -45,6 +45,7 @@ class Chosen:
         what: where they come from, in words.
         sha256: of the values as they were found, before any cast.
         notes: what was accepted or changed on the way.
+        labels: what its classes are called, if that lies beside the weights.
     """
 
     state: dict[str, np.ndarray]
@@ -52,6 +53,7 @@ class Chosen:
     what: str
     sha256: str
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 def weights_for(
@@ -116,7 +118,7 @@ def weights_for(
     ]
     if beyond:
         raise CheckpointError({"too large for float32": beyond}, path=path)
-    return Chosen(state, config, weights, digest(loaded), tuple(notes))
+    return Chosen(state, config, weights, digest(loaded), tuple(notes), loaded.labels)
 
 
 def _as_found(config: ResNetConfig, loaded: StateDict) -> ResNetConfig:

@@ -189,6 +189,39 @@ def test_a_file_that_torchvision_publishes_is_known_by_its_name(tmp_path: Path):
     assert preprocessing_of(tmp_path / "resnet50.pth") is None
 
 
+@pytest.mark.parametrize("key", ["id2label", "label_names"])
+def test_classes_are_called_as_the_folder_says(
+    tmp_path: Path, photo: Path, call: Any, key: str
+):
+    names = [f"animal {index}" for index in range(7)]
+    config = resnet_spec.get_config("resnet18").replace(num_classes=7)
+    folder = tmp_path / "folder"
+    parity.save(folder, random_torch(config), format="huggingface")
+    told = json.loads((folder / "config.json").read_text())
+    asked = ("predict", photo, "--model", "resnet18", "--set", "num_classes=7")
+    asked = (*asked, "--weights", folder, "--backend", "torch", "--json", "--top", 1)
+
+    def first() -> str:
+        return json.loads(call(*asked)[0])["top"]["torch"][0]["class"]
+
+    number = first()
+    assert number.startswith("class ")  # LABEL_0 is nothing that anybody said
+    del told["id2label"]
+    of_both = {"id2label": dict(enumerate(names)), "label_names": names}
+    for found, expected in {
+        "all": number.replace("class", "animal"),
+        "too few": number,
+        "no texts": number,
+    }.items():
+        said: Any = of_both[key]
+        if found == "too few":
+            said = {"0": "a"} if key == "id2label" else ["a"]
+        elif found == "no texts":
+            said = dict.fromkeys(said, 1) if key == "id2label" else [1] * 7
+        _beside(folder, told | {key: said}, "config.json")
+        assert first() == expected
+
+
 @pytest.mark.parametrize("crop", range(32, 400, 7))
 def test_what_is_written_is_what_is_read(crop: int):
     for resize in range(crop, crop + 40):
