@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import unquote
 
 from parity.errors import DownloadError
@@ -200,7 +200,7 @@ class _Repository:
                     revision=self._revision,
                     endpoint=self._endpoint,
                     local_files_only=self._offline,
-                    tqdm_class=cast(Any, _bar(self._progress)),
+                    tqdm_class=_bar(self._progress),
                 )
         except _UnreachableError as error:
             raise DownloadError(f"{address}: {error}") from error
@@ -373,26 +373,23 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _bar(progress: Progress) -> Callable[..., Any]:
+def _bar(progress: Progress) -> type:
     """Makes what the Hub's library takes for a progress bar, and tells ours instead."""
+    from tqdm import tqdm  # the library's own
 
-    class Bar:
-        def __init__(self, *_: Any, total: int | None = None, **more: Any) -> None:
-            self.done, self.total = more.get("initial", 0), total
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings | {"disable": True})  # it draws nothing
 
-        def update(self, count: float = 1) -> None:
-            self.done += int(count)
-            progress(self.done, self.total)
+        def update(self, n: float | None = 1) -> None:
+            self.n += n or 0
+            progress(int(self.n), None if self.total is None else int(self.total))
 
-        def __enter__(self) -> Bar:
-            return self
-
-        def __exit__(self, *_: object) -> None:
+        # What has come from Xet and is in no file yet; else there would be two bars.
+        def update_transfer(self, n: float) -> None:
             pass
 
-        def __getattr__(self, name: str) -> Callable[..., None]:
-            if name.startswith("_") or name == "update_transfer":
-                raise AttributeError(name)
-            return lambda *_, **__: None
+        def set_transfer_postfix_str(self, *_: Any, **__: Any) -> None:
+            pass
 
     return Bar

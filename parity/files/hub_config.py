@@ -95,10 +95,10 @@ def labels_in(told: Mapping[str, Any]) -> tuple[str, ...]:
     found = told.get("id2label") or told.get("label_names")
     if isinstance(found, Mapping):
         found = [found.get(str(index)) for index in range(len(found))]
-    if not isinstance(found, list) or not all(isinstance(n, str) for n in found):
-        return ()
-    # What transformers writes where nobody has said it.
-    return () if "LABEL_0" in found else tuple(found)
+    names = found if isinstance(found, list) else []
+    texts = tuple(name for name in names if isinstance(name, str))
+    # LABEL_0 is what transformers writes where nobody has said it.
+    return () if len(texts) < len(names) or "LABEL_0" in texts else texts
 
 
 def anti_aliased(config: ResNetConfig) -> list[str]:

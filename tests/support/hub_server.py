@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,10 +31,12 @@ class Repository:
     Args:
         revisions: names of branches, tags and commits, to files.
         gated: who asks must be let in.
+        past: files of commits that a branch has left behind.
     """
 
     revisions: dict[str, dict[str, bytes]] = field(default_factory=dict)
     gated: bool = False
+    past: list[dict[str, bytes]] = field(default_factory=list)
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Hub:
     instead: dict[str, bytes] = field(default_factory=dict)
     status: int = 200
     requests: list[str] = field(default_factory=list)
+    then: Callable[[], object] | None = None
     stored: dict[str, bytes] = field(default_factory=dict)
     cards: list[str] = field(default_factory=list)
 
@@ -59,6 +62,8 @@ class Hub:
         if isinstance(files, Path):
             files = {path.name: path.read_bytes() for path in files.iterdir()}
         repository = self.repositories.setdefault(name, Repository())
+        if revision in repository.revisions:
+            repository.past.append(repository.revisions[revision])
         repository.revisions[revision] = dict(files)
         return repository
 
@@ -166,6 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None:  # who is not logged in shall not know
             return self._refuse(401, "RepoNotFound", "Repository not found")
         commits = {commit_of(files): files for files in repository.revisions.values()}
+        commits |= {commit_of(files): files for files in repository.past}
         found = (commits | repository.revisions).get(revision)
         if found is None:
             return self._refuse(404, "RevisionNotFound")
@@ -202,6 +208,8 @@ class _Handler(BaseHTTPRequestHandler):
         if asked and self.command == "GET":
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])  # type: ignore
         self._send(206 if start else 200, content[start:], head)
+        if self.command == "GET" and self.hub.then is not None:
+            self.hub.then()
 
     def _commit(self, name: str, revision: str, body: bytes) -> None:
         files = self._files(name, revision)
