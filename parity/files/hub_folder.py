@@ -21,7 +21,7 @@ from parity.files.hub_config import (
 )
 from parity.files.preprocessing import for_timm, for_transformers
 from parity.files.safetensors_format import write_safetensors
-from resnet_spec import Preprocessing, ResNetConfig, describe, timm_name
+from resnet_spec import Preprocessing, ResNetConfig, closest_name, describe, timm_name
 
 CARD = "README.md"
 
@@ -144,6 +144,13 @@ def _card(config: ResNetConfig, library: str) -> str:
     Whose work the weights are, and under what licence, is not known here.
     """
     task = "pipeline_tag: image-classification\n" if config.include_top else ""
+    name = closest_name(config)
+    ours = 'state = parity.load("hf://OWNER/NAME")'
+    if name is not None:
+        ours = f'model = parity.create_model("{name}", weights="hf://OWNER/NAME")'
+    theirs = _HOW[library]
+    if not config.include_top:
+        theirs = theirs.replace("ForImageClassification", "")
     return f"""---
 library_name: {library}
 {task}tags:
@@ -154,14 +161,14 @@ library_name: {library}
 # {describe(config)}
 
 ```python
-{_HOW[library]}
+{theirs}
 ```
 
-In PyTorch or in Flax NNX, with [Resnet Twins](https://pypi.org/project/resnet-twins):
+In PyTorch or in Flax NNX, with Resnet Twins:
 
 ```python
 import parity
 
-model = parity.create_model("resnet50", framework="flax", weights="hf://OWNER/NAME")
+{ours}
 ```
 """
