@@ -194,7 +194,7 @@ def convert_(
     if settings and model is None:
         raise ValueError("--set goes with --model: what it changes must be known")
     from parity import convert
-    from parity.files.hub import is_remote
+    from parity.files.hub_address import is_remote
     from resnet_cli.progress import say_notes, status
 
     with status(f"converting {source}"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from parity.errors import CheckpointError, OutputError
-from parity.files.hub import is_remote
+from parity.files.hub_address import is_remote
 from parity.files.preprocessing import preprocessing_of
 from parity.files.reading import (
     StateDict,

@@ -12,69 +12,19 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from parity.errors import DownloadError
 from parity.files.download import Progress
+from parity.files.hub_address import PREFIX, Address, is_remote, parse
 from parity.files.hub_config import BESIDE, WEIGHTS, is_index
+from parity.files.hub_errors import UnreachableError, explained, refused
 from parity.files.shards import parts_of
 from parity.weights.digest import sha256_of
-from resnet_spec import get_timm_weights, is_timm
 
-PREFIX = "hf://"
-
-_EXAMPLE = "hf://owner/name, hf://owner/name@revision or hf://owner/name/file"
 _TIMEOUT = 30.0  # seconds that the Hub may be silent
-
-
-@dataclass(frozen=True)
-class Address:
-    """What of the Hub is meant.
-
-    Args:
-        repository: owner and name.
-        revision: a branch, a tag or a commit.
-        file: in the repository; ``None`` for its weights, whatever they are called.
-    """
-
-    repository: str
-    revision: str = "main"
-    file: str | None = None
-
-    def __str__(self) -> str:
-        """As it is written."""
-        at = "" if self.revision == "main" else f"@{self.revision}"
-        return f"{PREFIX}{self.repository}{at}" + (f"/{self.file}" if self.file else "")
-
-
-def is_remote(weights: str | os.PathLike[str]) -> bool:
-    """Whether this names weights on the Hub, and no file here."""
-    return isinstance(weights, str) and (weights.startswith(PREFIX) or is_timm(weights))
-
-
-def parse(weights: str) -> Address:
-    """Reads ``hf://owner/name[@revision][/file]``, or a name of timm's.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if is_timm(weights):
-        return Address(get_timm_weights(weights).repository)
-    owner, _, rest = weights.removeprefix(PREFIX).partition("/")
-    name, slash, file = rest.partition("/")
-    name, at, revision = name.partition("@")
-    if revision == "refs":  # the only revisions with slashes that the Hub itself makes
-        kind, _, file = file.partition("/")
-        number, slash, file = file.partition("/")
-        revision = f"refs/{kind}/{number}"
-    revision = unquote(revision) if at else "main"
-    parts = [owner, name, *revision.split("/"), *(file.split("/") if slash else [])]
-    if any(part in ("", ".", "..") or not part.isprintable() for part in parts):
-        raise ValueError(f"{weights}: is no address on the Hub; write {_EXAMPLE}")
-    return Address(f"{owner}/{name}", revision, file or None)
 
 
 def located(
@@ -134,10 +84,6 @@ def fetch_beside(address: Address) -> Path | None:
     return paths[0].parent if paths else None
 
 
-class _UnreachableError(Exception):
-    """The Hub could not be asked; what is in the cache may do."""
-
-
 class _Repository:
     """One revision of a repository, whose files are fetched one by one.
 
@@ -158,12 +104,12 @@ class _Repository:
         self._address, self._progress = address, progress
         self._revision, self._offline = address.revision, False
         try:
-            with _explained(address):
+            with explained(address):
                 found = HfApi(endpoint=self._endpoint).model_info(
                     address.repository, revision=address.revision, timeout=_TIMEOUT
                 )
             self.names = [sibling.rfilename for sibling in found.siblings or []]
-        except _UnreachableError as error:
+        except UnreachableError as error:
             self._offline = True
             self.names = [*filter(self._is_cached, self._likely())]
             if not self.names:
@@ -193,7 +139,7 @@ class _Repository:
 
         address = replace(self._address, file=name)
         try:
-            with _explained(address), _quiet():
+            with explained(address), _quiet():
                 found = hf_hub_download(
                     self._address.repository,
                     name,
@@ -202,7 +148,7 @@ class _Repository:
                     local_files_only=self._offline,
                     tqdm_class=_bar(self._progress),
                 )
-        except _UnreachableError as error:
+        except UnreachableError as error:
             raise DownloadError(f"{address}: {error}") from error
         path = Path(found)
         if not self._offline:  # so that the rest is of this commit, if the branch moves
@@ -242,7 +188,7 @@ def _require_library(address: Address) -> None:
     try:
         import huggingface_hub  # noqa: F401  is it there?
     except ModuleNotFoundError as error:
-        raise _refused(
+        raise refused(
             address,
             "lies on the Hub, and huggingface_hub is not installed",
             "Install it with `pip install 'resnet-twins[hub]'`",
@@ -276,89 +222,6 @@ def _verify(path: Path, address: Address) -> None:
         f"{address}: came with the hash {found[:8]}, the Hub promises {promised[:8]}: "
         "it is damaged, and removed. Fetch it again"
     )
-
-
-@contextmanager
-def _explained(address: Address) -> Iterator[None]:
-    """Says in a sentence what the Hub's library found.
-
-    Raises:
-        DownloadError: the Hub answered, and it is no.
-        _UnreachableError: it did not.
-    """
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        page = f"https://huggingface.co/{address.repository}"
-        raise _refused(
-            address, "is gated", f"Ask for access at {page}, then `hf auth login`"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise _refused(
-            address,
-            f"there is no repository {address.repository}, or it is private",
-            "Check the name, or log in with `hf auth login`",
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise _refused(
-            address,
-            f"{address.repository} has no revision {address.revision!r}",
-            "Check the name of the branch, tag or commit",
-        ) from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise _refused(
-            address, "there is no such file", "Check its name and the revision"
-        ) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise _UnreachableError(
-            "is not in the cache, and HF_HUB_OFFLINE is set. Fetch it once without"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        reason = _line(error.__cause__ or error)
-        raise _UnreachableError(
-            f"is not in the cache, and the Hub cannot be asked ({reason}). Check the "
-            "network"
-        ) from error
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        if status >= 500 or status in (408, 429):
-            raise _UnreachableError(
-                f"the Hub answered {status}. Try again later"
-            ) from error
-        advice = "Check the name"
-        if status in (401, 403):
-            advice = "Log in with `hf auth login`, with a token that may read it"
-        raise _refused(address, f"the Hub answered {status}", advice) from error
-    except errors.HFValidationError as error:
-        raise _refused(address, "is no name on the Hub", "Check it") from error
-    except OSError as error:  # its own, too, about a file that came incomplete
-        if error.filename is None and error.errno is None:
-            raise _UnreachableError(_cut(error)) from error
-        raise _refused(
-            address,
-            f"cannot be stored ({error.strerror or error})",
-            "Check the space and permissions of the cache, or set HF_HOME",
-        ) from error
-    except Exception as error:
-        # Of the library below it, which is one in some versions and another in others.
-        if not type(error).__module__.startswith(("httpx", "httpcore", "requests")):
-            raise
-        raise _UnreachableError(_cut(error)) from error
-
-
-def _refused(address: Address, problem: str, advice: str) -> DownloadError:
-    return DownloadError(f"{address}: {problem}. {advice}")
-
-
-def _cut(error: Exception) -> str:
-    return f"did not come ({_line(error)}). Check the network, and call again"
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from parity.errors import TransferWarning
 from parity.files.download import Progress
-from parity.files.hub import is_remote
+from parity.files.hub_address import is_remote
 from parity.files.selecting import Selection
 from parity.files.sources import ENDS, weights_for
 from parity.weights.changes import adapt_in_channels

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from PIL import Image
 
 from parity.errors import CheckpointError
-from parity.files.hub import fetch_beside, is_remote, parse
+from parity.files.hub import fetch_beside
+from parity.files.hub_address import is_remote, parse
 from parity.files.hub_config import NAME, PREPROCESSOR, describes, read_config
 from parity.images import from_image, load_image, require_photographs
 from resnet_spec import (

@@ -19,7 +19,8 @@ from parity.errors import CheckpointError
 from parity.files import opening
 from parity.files.content import Content
 from parity.files.download import Progress
-from parity.files.hub import is_remote, located
+from parity.files.hub import located
+from parity.files.hub_address import is_remote
 from parity.files.hub_config import anti_aliased, labels_in, of_name, told_settings
 from parity.files.selecting import Selection, unwrapped
 from parity.files.stages import stage
@@ -125,7 +126,8 @@ def load_selected(
     path = located(path, progress)
     try:
         content = opening.read(path)
-        content.checked |= verified
+        # A cache without links keeps no hashes: nothing could be compared.
+        content.checked |= verified and path.is_symlink()
         notes = content.notes
         _check_published_name(path.name, content.sha256)
         limit = 2 * content.size + 2**28

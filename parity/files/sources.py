@@ -9,7 +9,7 @@ import numpy as np
 
 from parity.errors import CheckpointError
 from parity.files.download import Progress, download
-from parity.files.hub import is_remote
+from parity.files.hub_address import is_remote
 from parity.files.reading import (
     StateDict,
     load_selected,

@@ -20,7 +20,7 @@ from PIL import Image
 import parity
 import resnet_spec
 from parity.files import hub as remote
-from parity.files.hub import Address, parse
+from parity.files.hub_address import Address, parse
 from parity.files.preprocessing import preprocessing_of
 from parity.images import prepare
 from parity.weights.digest import differing_bits
