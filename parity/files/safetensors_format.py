@@ -66,7 +66,7 @@ def header_of(
     try:
         header = json.loads(
             text.decode("utf-8"),
-            object_pairs_hook=_no_repeats,
+            object_pairs_hook=no_repeats,
             parse_int=_short_int,
             parse_float=_no_number,
             parse_constant=_no_number,
@@ -176,7 +176,8 @@ def _no_number(text: str) -> None:
     raise ValueError(f"{text:.20} in it is no whole number")
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object of JSON; raises ValueError if it has a name twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         (repeated, _), *_ = Counter(name for name, _ in pairs).most_common(1)
