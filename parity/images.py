@@ -106,7 +106,7 @@ def from_image(
 def prepare(
     image: Image.Image,
     *,
-    resize: int = 256,
+    resize: int | None = 256,
     crop: int = 224,
     interpolation: str = "bilinear",
     mean: Sequence[float] = IMAGENET_MEAN,
@@ -116,7 +116,7 @@ def prepare(
 
     Args:
         image: in RGB.
-        resize: the short side, in pixels.
+        resize: the short side, in pixels; ``None``: both sides become the square's.
         crop: side of the square, in pixels; not above the short side.
         interpolation: ``"bilinear"`` or ``"bicubic"``, antialiased as PIL always does.
         mean: of red, green and blue.
@@ -128,13 +128,15 @@ def prepare(
     Raises:
         ValueError: the crop does not fit.
     """
-    if crop > resize:
+    if resize is not None and crop > resize:
         raise ValueError(f"crop is {crop}; it must be at most resize, {resize}")
     width, height = image.size
     short = min(width, height)
-    if short != resize:
-        # torchvision truncates the long side.
+    # torchvision truncates the long side.
+    size = (crop, crop)
+    if resize is not None:
         size = (int(resize * width / short), int(resize * height / short))
+    if size != image.size:
         image = image.resize(size, Image.Resampling[interpolation.upper()])
     width, height = image.size
     left, top = round((width - crop) / 2), round((height - crop) / 2)

@@ -387,7 +387,10 @@ def predict(
             readable=False,
         ),
     ],
-    model: Annotated[str, typer.Option(help="A network.")] = "resnet50",
+    model: Annotated[
+        Optional[str],  # noqa: UP045  see Name
+        typer.Option(help="A network; resnet50 if the weights do not tell."),
+    ] = None,
     weights: Weights = "DEFAULT",
     backend: Annotated[Backend, typer.Option(help="Which twin to run.")] = Backend.both,
     top: Annotated[int, typer.Option(help="How many classes.", min=1)] = 5,
@@ -402,13 +405,18 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify a photograph into ImageNet's classes, or the network's own."""
+    from parity.files.safetensors_format import own_facts
     from parity.files.selecting import Selection
     from resnet_cli import predictions
 
+    config = _config(model or "resnet50", settings)
+    if model is None and not settings and (told := own_facts(weights).get("config")):
+        config = resnet_spec.ResNetConfig.from_json(told)
+        model = resnet_spec.describe(config)
     predictions.predict(
         image,
-        model,
-        _config(model, settings),
+        model or "resnet50",
+        config,
         backend.frameworks(),
         weights=weights,
         chosen=Selection(key, prefix, ignore, rename, dialect),

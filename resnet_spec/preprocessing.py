@@ -16,7 +16,8 @@ class Preprocessing:
     """What is done to a photograph: resized, cut to a square, normalised.
 
     Args:
-        resize: the short side that it is resized to, in pixels.
+        resize: the short side that it is resized to, in pixels; ``None``: it is
+            squeezed into the square.
         crop: side of the centre crop, in pixels.
         interpolation: of the resizing, as PIL has it.
         mean: of red, green and blue, which is subtracted; white is 1.
@@ -26,24 +27,23 @@ class Preprocessing:
         ValueError: the crop does not fit, or a value is none that a photograph has.
     """
 
-    resize: int = 256
+    resize: int | None = 256
     crop: int = 224
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        for name in ("resize", "crop"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, no whole number")
-        if not 0 < self.crop <= self.resize:
+        resize = self.crop if self.resize is None else self.resize
+        for name, value in (("resize", resize), ("crop", self.crop)):
+            if not isinstance(value, int):
+                raise ValueError(f"{name} is {value!r}, no whole number")
+        if not 0 < self.crop <= resize:
             raise ValueError(
-                f"crop is {self.crop}; it must be at most resize, {self.resize}"
+                f"crop is {self.crop}; it must be at most resize, {resize}"
             )
-        if self.resize > _MOST_PIXELS:
-            raise ValueError(
-                f"resize is {self.resize}; it must be at most {_MOST_PIXELS}"
-            )
+        if resize > _MOST_PIXELS:
+            raise ValueError(f"resize is {resize}; it must be at most {_MOST_PIXELS}")
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(
                 f"interpolation is {self.interpolation!r}; it must be 'bilinear' or "

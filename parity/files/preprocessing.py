@@ -15,10 +15,12 @@ from parity.errors import CheckpointError
 from parity.files.hub import fetch_beside
 from parity.files.hub_address import is_remote, parse
 from parity.files.hub_config import NAME, PREPROCESSOR, describes, read_config
+from parity.files.safetensors_format import own_facts
 from parity.images import from_image, load_image, require_photographs
 from resnet_spec import (
     Preprocessing,
     ResNetConfig,
+    TrainingRecipe,
     get_timm_weights,
     get_weights,
     is_published,
@@ -91,7 +93,8 @@ def preprocessing_of(weights: str | os.PathLike[str]) -> Preprocessing | None:
     """Returns the preprocessing of weights; ``None`` if nothing tells it.
 
     Args:
-        weights: a path, ``hf://owner/name``, or a name of timm's.
+        weights: a path, ``hf://owner/name``, or a name of timm's. A run's checkpoint
+            knows its own.
 
     Raises:
         CheckpointError: what is beside them tells one that is not known here.
@@ -106,6 +109,8 @@ def preprocessing_of(weights: str | os.PathLike[str]) -> Preprocessing | None:
     path = Path(weights)
     if path.is_dir():
         return _told(path)
+    if (training := own_facts(path).get("training")) is not None:
+        return TrainingRecipe.of(training.get("recipe")).preprocessing
     if describes(path):
         return _told(path.parent)
     published = published_file(path.name)
@@ -145,10 +150,12 @@ def of_timm(told: Mapping[str, Any]) -> Preprocessing | None:
         return None
     _, side, width = told.get("test_input_size") or told["input_size"]
     share = (told.get("test_crop_pct") or told.get("crop_pct")) or 0.875
-    if side != width or told.get("crop_mode", "center") != "center":
+    mode = told.get("crop_mode", "center")
+    squeezed = mode == "squash" and share == 1
+    if side != width or not (mode == "center" or squeezed):
         raise ValueError("it is cut to no square, or not from the centre")
     return Preprocessing(
-        resize=floor(side / share),
+        resize=None if squeezed else floor(side / share),
         crop=side,
         interpolation=told.get("interpolation", "bicubic"),
         mean=tuple(told["mean"]),
@@ -158,14 +165,15 @@ def of_timm(told: Mapping[str, Any]) -> Preprocessing | None:
 
 def for_timm(preprocessing: Preprocessing) -> dict[str, Any]:
     """Returns what timm's config.json tells of it."""
-    share = preprocessing.crop / preprocessing.resize
-    while floor(preprocessing.crop / share) < preprocessing.resize:
+    resize = preprocessing.resize or preprocessing.crop
+    share = preprocessing.crop / resize
+    while floor(preprocessing.crop / share) < resize:
         share = nextafter(share, 0)  # the division was rounded up
     return {
         "input_size": [3, preprocessing.crop, preprocessing.crop],
         "interpolation": preprocessing.interpolation,
         "crop_pct": share,
-        "crop_mode": "center",
+        "crop_mode": "center" if preprocessing.resize else "squash",
         "mean": preprocessing.mean,
         "std": preprocessing.std,
     }
@@ -185,9 +193,14 @@ def of_transformers(told: Mapping[str, Any]) -> Preprocessing | None:
     if abs(told.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
         raise ValueError(f"rescale_factor is {told['rescale_factor']!r}")
     kind = told.get("image_processor_type") or told.get("feature_extractor_type") or ""
-    size = told["size"]
-    resize = size if isinstance(size, int) else size.get("shortest_edge")
-    if resize is None or ("ViT" in kind and isinstance(size, int)):
+    size: Any = told["size"]
+    plain = isinstance(size, int)
+    resize: Any = size if plain else size.get("shortest_edge")
+    if resize is None and not told.get("do_center_crop", False):
+        sides = {size["height"], size["width"]}
+        if len(sides) == 1:
+            return _of_transformers(told, None, sides.pop())
+    if resize is None or ("ViT" in kind and plain):
         raise ValueError(f"size is {size!r}: it keeps no proportions")
     if "ConvNext" in kind:
         crop = resize
@@ -202,6 +215,12 @@ def of_transformers(told: Mapping[str, Any]) -> Preprocessing | None:
             if crop["height"] != crop["width"]:
                 raise ValueError(f"crop_size is {crop!r}")
             crop = crop["height"]
+    return _of_transformers(told, resize, crop)
+
+
+def _of_transformers(
+    told: Mapping[str, Any], resize: int | None, crop: int
+) -> Preprocessing:
     return Preprocessing(
         resize=resize,
         crop=crop,
@@ -220,14 +239,17 @@ def for_transformers(preprocessing: Preprocessing) -> str:
     Bit's processor has the sizes of both steps in it, to the pixel.
     """
     (resample,) = (n for n, k in _OF_PIL.items() if k == preprocessing.interpolation)
+    square = dict.fromkeys(("height", "width"), preprocessing.crop)
     told = {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": preprocessing.resize},
+        "size": {"shortest_edge": preprocessing.resize}
+        if preprocessing.resize
+        else square,
         "resample": resample,
-        "do_center_crop": True,
-        "crop_size": dict.fromkeys(("height", "width"), preprocessing.crop),
+        "do_center_crop": preprocessing.resize is not None,
+        "crop_size": square,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

@@ -47,7 +47,7 @@ class StateDict(dict[str, np.ndarray]):
         dialect: whose names the file has; here they are torchvision's.
         config: the network that the metadata or the dialect tells, if one does.
         guessed: settings of it that are assumed.
-        labels: what a config.json beside it calls the classes, if it does.
+        labels: what a run, or a config.json beside it, calls the classes.
         path: of the file; of what is on the Hub, where it was put.
         sha256: of the file.
     """
@@ -65,7 +65,8 @@ class StateDict(dict[str, np.ndarray]):
         self.notes = content.notes
         self.metadata = content.metadata or {}
         self.sha256 = content.sha256
-        self.labels = labels_in(content.told)
+        training = self.metadata.get("training") or {}
+        self.labels = tuple(training.get("classes", ())) or labels_in(content.told)
         self.dialect = found.dialect
         self.config, self.guessed = _config_in(self.metadata), ()
         if self.config is not None:

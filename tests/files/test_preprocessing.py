@@ -171,6 +171,10 @@ def test_timms_config_says_what_is_done(folder: Path):
     _beside(folder, BIT)
     assert preprocessing_of(folder) != expected
     (folder / "preprocessor_config.json").unlink()
+    _beside(folder, flat | {"crop_mode": "squash", "test_crop_pct": 1}, "config.json")
+    squeezed = preprocessing_of(folder)
+    assert squeezed is not None
+    assert (squeezed.resize, squeezed.crop) == (None, 288)
     for wrong in (
         {"crop_mode": "squash"},
         {"interpolation": "random"},
