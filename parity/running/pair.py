@@ -177,8 +177,8 @@ def pair_of(
     # Here, and not above: importing parity imports no framework.
     from flax import nnx
 
-    from parity.running.torch_network import unwrapped
     from parity.weights import flax_state
+    from parity.weights.torch_state import unwrapped
 
     torch_model = unwrapped(torch_model)
     known = None

@@ -28,21 +28,6 @@ from parity.weights.names import Shape
 from resnet_spec import OptimizerConfig
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Returns the network in what only runs it, under names of its own."""
-    around = (
-        *(nn.DataParallel, nn.parallel.DistributedDataParallel),
-        torch.optim.swa_utils.AveragedModel,
-    )
-    while True:
-        if isinstance(model, around):
-            model = model.module
-        elif (inner := vars(model).get("_modules", {}).get("_orig_mod")) is not None:
-            model = inner  # of torch.compile
-        else:
-            return model
-
-
 class TorchNetwork:
     """Runs of a torch module; none of them changes it.
 

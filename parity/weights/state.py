@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from parity.weights.digest import digest
-from parity.weights.names import Entry
+from parity.weights.names import COUNTER, Entry
 from parity.weights.strict import require
 
 DTYPES = {
@@ -92,16 +92,19 @@ class Loaded:
     Args:
         left_out: entries of the mapping that were not loaded.
         kept: entries of the model that are as they were.
+        notes: what was taken off the names, or filled in.
     """
 
     left_out: tuple[str, ...]
     kept: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         def names(group: tuple[str, ...]) -> str:
             return ", ".join(group) or "nothing"
 
-        return f"left out {names(self.left_out)}; kept {names(self.kept)}"
+        said = f"left out {names(self.left_out)}; kept {names(self.kept)}"
+        return "; ".join((said, *self.notes))
 
 
 def load_state_dict(
@@ -109,9 +112,13 @@ def load_state_dict(
 ) -> Loaded:
     """Writes a state into either twin, all of it or nothing, bit for bit.
 
+    A prefix that all of the mapping's names have is taken off; where it has no batch
+    counts at all they become 0.
+
     Args:
-        model: a torch module or a Flax NNX module; one without data (on torch's meta
-            device, or from ``nnx.eval_shape``) gets its data here.
+        model: a torch module, ``DataParallel`` and ``torch.compile`` looked through, or
+            a Flax NNX module; one without data (on torch's meta device, or from
+            ``nnx.eval_shape``) gets its data here.
         mapping: as :func:`state_dict` returns it. Tensors of torch and arrays of JAX
             are taken too.
         ignore: pattern or patterns of names, as ``"fc.*"``, that are not loaded,
@@ -130,11 +137,20 @@ def load_state_dict(
     expected = hands.entries(model)
     patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     arrays, bad = convertible(mapping)
+    notes: list[str] = []
+    if prefix := _common_prefix([*arrays, *bad], expected):
+        notes.append(f"took the prefix {prefix!r} off every name")
+        arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
+        bad = {name.removeprefix(prefix): problem for name, problem in bad.items()}
+    counts = [name for name in expected if name.rpartition(".")[2] == COUNTER]
+    if counts and not any(name.endswith(COUNTER) for name in arrays):
+        notes.append(f"it has no {COUNTER}: set to 0")
+        arrays |= {name: np.zeros((), np.int64) for name in counts}
 
     def ignored(names: Iterable[str]) -> tuple[str, ...]:
         return tuple(n for n in names if any(fnmatchcase(n, p) for p in patterns))
 
-    found = Loaded(left_out=ignored([*arrays, *bad]), kept=ignored(expected))
+    found = Loaded(ignored([*arrays, *bad]), kept=ignored(expected), notes=tuple(notes))
     if found.kept and not hands.has_data(model):
         raise ValueError(
             f"the model has no data, and none would come for {', '.join(found.kept)}. "
@@ -147,6 +163,14 @@ def load_state_dict(
     require(arrays, wanted, bad=bad)
     hands.assign(model, arrays)
     return found
+
+
+def _common_prefix(names: Sequence[str], expected: Mapping[str, Entry]) -> str:
+    """Returns what stands before every name, if what is behind it is expected."""
+    first = next(iter(expected), "")
+    found = [name.removesuffix(first) for name in names if name.endswith(f".{first}")]
+    prefix = min(found, key=len, default="")  # others end so in blocks
+    return prefix if all(name.startswith(prefix) for name in names) else ""
 
 
 def as_array(value: Any) -> np.ndarray:

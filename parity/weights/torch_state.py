@@ -29,8 +29,23 @@ def state(model: nn.Module) -> dict[str, np.ndarray]:
     return {name: to_numpy(tensor).copy() for name, tensor in _tensors(model)}
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Returns the network in what only runs it, under names of its own."""
+    around = (
+        *(nn.DataParallel, nn.parallel.DistributedDataParallel),
+        torch.optim.swa_utils.AveragedModel,
+    )
+    while True:
+        if isinstance(model, around):
+            model = model.module
+        elif (inner := vars(model).get("_modules", {}).get("_orig_mod")) is not None:
+            model = inner  # of torch.compile
+        else:
+            return model
+
+
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, value in model.state_dict().items():
+    for name, value in unwrapped(model).state_dict().items():
         if not isinstance(value, Tensor) or value.is_quantized:
             raise TypeError(
                 f"{name} is no plain tensor; a quantised model has no weights to "
@@ -43,6 +58,7 @@ def assign(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes entries that have been checked into the model; fills a meta model."""
     tensors = {name: to_torch(array) for name, array in arrays.items()}
     # Strictness has been seen to.
+    model = unwrapped(model)
     model.load_state_dict(tensors, strict=False, assign=not has_data(model))
 
 

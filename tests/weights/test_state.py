@@ -330,3 +330,51 @@ def test_the_comparison_of_bits_sees_every_bit():
     assert differing_bits(a, {}) == {"w": "only in one"}
     assert "float64" in differing_bits(a, {"w": a["w"].astype(np.float64)})["w"]
     assert "(3, 1)" in differing_bits(a, {"w": a["w"][:, None]})["w"]
+
+
+@pytest.mark.parametrize(
+    "around",
+    [torch.nn.DataParallel, torch.compile, torch.optim.swa_utils.AveragedModel],
+)
+def test_what_only_runs_a_model_is_looked_through(around: Any):
+    model, other = random_torch(TINY), resnet_torch.create_model(TINY)
+    wrapped = around(model)
+    state = parity.state_dict(model)
+    assert not differing_bits(parity.state_dict(wrapped), state)
+    assert parity.entries(wrapped) == parity.entries(model)
+    wrapped = around(other)
+    parity.load_state_dict(wrapped, state)
+    assert parity.digest_of(wrapped) == parity.digest_of(model)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "teacher.backbone."])
+@pytest.mark.parametrize("framework", ["torch", "flax"])
+def test_a_prefix_of_all_names_and_missing_counts_are_seen_to(
+    prefix: str, framework: str
+):
+    state = parity.state_dict(random_torch(TINY))
+    given = {
+        prefix + name: value
+        for name, value in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    make = {"torch": resnet_torch.create_model, "flax": flax_like}[framework]
+    model = make(TINY) if framework == "torch" else make(random_torch(TINY))
+    loaded = parity.load_state_dict(model, given)
+    assert loaded.notes == (
+        f"took the prefix {prefix!r} off every name",
+        "it has no num_batches_tracked: set to 0",
+    )
+    found = parity.state_dict(model)
+    assert all(
+        np.array_equal(found[n], 0 if n.endswith("tracked") else state[n])
+        for n in state
+    )
+
+
+def test_a_prefix_that_some_names_lack_is_none():
+    state = parity.state_dict(random_torch(TINY))
+    given = {f"module.{name}": value for name, value in state.items()}
+    given["fc.weight"] = given.pop("module.fc.weight")
+    with pytest.raises(CheckpointError, match=r"unexpected: module\.conv1"):
+        parity.load_state_dict(resnet_torch.create_model(TINY), given)
