@@ -332,6 +332,7 @@ def test_the_comparison_of_bits_sees_every_bit():
     assert "(3, 1)" in differing_bits(a, {"w": a["w"][:, None]})["w"]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own
 @pytest.mark.parametrize(
     "around",
     [torch.nn.DataParallel, torch.compile, torch.optim.swa_utils.AveragedModel],
