@@ -216,8 +216,13 @@ class FlaxEngine(Engine):
         return self._all.scattered(arrays, self.plan.recipe.accumulate), common
 
     def _prepared(self, batch: tuple[Arrays, Arrays]) -> tuple[jax.Array, jax.Array]:
+        # Parts stay apart, each on all devices: one behind the other they would not be.
         several, common = batch
-        arrays = {name: x.reshape(-1, *x.shape[2:]) for name, x in several.items()}
+        if self.plan.recipe.accumulate > 1:
+            return jax.vmap(self._of_part, in_axes=(0, None))(several, common)
+        return self._of_part({name: x[0] for name, x in several.items()}, common)
+
+    def _of_part(self, arrays: Arrays, common: Arrays) -> tuple[jax.Array, jax.Array]:
         images, labels = self._pixels(arrays["images"]), arrays["labels"]
         if "erased" in arrays:
             images = _erased(images, arrays["erased"])

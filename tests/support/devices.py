@@ -13,25 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
-from resnet_training.loader import Loader
-from tests.support.runs import drawn, engine_of, recipe, trained
+from resnet_training.engine import Backend
+from tests.support.runs import drawn, engine_of, loader_of, recipe, trained
 
 
-def main(cases: dict[str, dict[str, Any]], backend: Any, folder: Path) -> None:
+def main(cases: dict[str, dict[str, Any]], backend: Backend, folder: Path) -> None:
     """Trains by each case, one behind the other."""
     data, engine = drawn(), None
     for name, case in cases.items():
         one = recipe(**case["recipe"])
         engine = engine_of(backend, one, data, **case["options"])
         losses, arrays = trained(engine, one, data, 0, engine.plan.steps)
-        share = {"rank": engine.rank, "ranks": engine.ranks}
-        with Loader(data.train, one, **share) as loader:
+        with loader_of(engine, one, data) as loader:
             batches = loader.evaluation(data.validation)
             counts = engine.counted([engine.evaluate(batch) for batch in batches])
-        found = [counts.loss, counts.right, counts.images]
-        path = folder / f"{name}-{engine.rank}.npz"
-        np.savez(path, **{f"of/{n}": a for n, a in arrays.items()}, losses=losses, counts=found)
+        found = {**arrays, "losses": np.array(losses)}
+        found["counts"] = np.array([counts.loss, counts.right, counts.images])
+        save_file(found, folder / f"{name}-{engine.rank}.safetensors")
     if engine is not None:
         engine.close()
 
@@ -43,4 +43,8 @@ if __name__ == "__main__":
 
         jax.config.update("jax_numpy_dtype_promotion", "strict")
         jax.config.update("jax_numpy_rank_promotion", "raise")
-    main(json.loads(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    main(
+        json.loads(sys.argv[1]),
+        "flax" if sys.argv[2] == "flax" else "torch",
+        Path(sys.argv[3]),
+    )

@@ -81,7 +81,11 @@ def trained(
     engine: Engine, recipe: TrainingRecipe, data: Data, start: int, stop: int
 ) -> tuple[list[float], State]:
     """Trains an engine, by this process's part of each batch."""
-    share = {"rank": engine.rank, "ranks": engine.ranks}
-    with Loader(data.train, recipe, **share) as loader:
+    with loader_of(engine, recipe, data) as loader:
         losses = [engine.step(batch) for batch in loader.batches(start, stop)]
     return engine.losses(losses), engine.arrays()
+
+
+def loader_of(engine: Engine, recipe: TrainingRecipe, data: Data) -> Loader:
+    """Reads this process's part of each batch."""
+    return Loader(data.train, recipe, rank=engine.rank, ranks=engine.ranks)
