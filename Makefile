@@ -11,11 +11,15 @@ SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo accelerator bench bench-report docs test test-all test-exhaustive \
+.PHONY: demo demo-training accelerator bench bench-report docs test test-all test-exhaustive \
 	test-mutants test-alarms test-latest lint types clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.demo
+
+# Real digits, begun in torch and ended in Flax; and depth with and without shortcuts.
+demo-training: $(INSTALLED)
+	$(VENV)/bin/python -m benchmarks.demo_training $(OUT)
 
 # Both twins in a few modes; ARGS=--help shows what can be chosen. Other libraries take
 # part if they are there: $(VENV)/bin/pip install -e '.[bench-peers]'.

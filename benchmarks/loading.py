@@ -1,8 +1,9 @@
 """How fast batches are made: `python -m benchmarks.loading [DATA]`.
 
 Decoding and augmenting alone, in one process, against the loader, per worker; and
-against as many threads. By wall clock, and by CPU time, which others' load on the
-machine does not touch: what the loader adds, it adds to both.
+against as many threads. By the clock, which wants idle cores; and by microseconds of
+CPU for each image: a worker's, and of the process that asks, which bounds how many
+workers it can have. The best of some rounds.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,9 +31,20 @@ from resnet_training.pictures import decoder
 from resnet_training.sources import Source
 
 
-class Speed(NamedTuple):
+class Way(NamedTuple):
+    """How images are made: by so many at once, by which processes besides this one."""
+
+    workers: int
+    processes: list[int]
+    run: Callable[[], object]
+
+
+class Cost(NamedTuple):
+    """Microseconds an image: by the clock, of CPU to make it and to hand it over."""
+
     wall: float
-    cpu: float
+    making: float
+    handing: float
 
 
 def main() -> None:
@@ -50,63 +63,73 @@ def main() -> None:
             source = open_data(folder, val_split=0.1).train
         else:
             source = open_data(asked.data, val_split=asked.val_split).train
-        print(f"{decoder()}; {asked.recipe}, batch {asked.batch}; images/s")
+        print(f"{decoder()}; {asked.recipe}, batch {asked.batch}; CPU in µs an image")
         print(_compared(source, recipe, asked.steps, asked.rounds))
 
 
 def _compared(source: Source, recipe: TrainingRecipe, steps: int, rounds: int) -> str:
     cores = len(os.sched_getaffinity(0))
     pieces = [_piece(source, recipe, step) for step in range(steps)]
-    ways: dict[str, tuple[int, Callable[[], object], Callable[[], float]]] = {
-        "make alone": (1, lambda: _alone(pieces), _own_cpu),
-    }
+    loaders = {count: Loader(source, recipe, workers=count) for count in (0, 1, cores)}
+    for loader in loaders.values():  # all of its processes have started
+        _steps(loader, 2)
     with ThreadPoolExecutor(cores) as threads:
-        ways[f"{cores} threads"] = (
-            cores,
-            lambda: list(threads.map(_make, pieces)),
-            _own_cpu,
-        )
-        loaders = {count: Loader(source, recipe, workers=count) for count in (1, cores)}
-        for count, loader in {0: Loader(source, recipe), **loaders}.items():
-            ways[f"loader, {count} workers"] = (
-                max(count, 1),
-                lambda loader=loader: _steps(loader, steps),
-                lambda loader=loader: _cpu(loader),
-            )
-        for loader in loaders.values():  # all of its processes have started
-            _steps(loader, 2)
-        best = {name: Speed(0, 0) for name in ways}
-        for _ in range(rounds):  # side by side, as the machine's load comes and goes
-            for name, (_, run, cpu) in ways.items():
-                wall, before = time.perf_counter(), cpu()
-                run()
-                images = steps * recipe.batch
-                now = Speed(
-                    images / (time.perf_counter() - wall), images / (cpu() - before)
+        ways = {
+            "make alone": Way(1, [], lambda: _alone(pieces)),
+            f"{cores} threads": Way(
+                cores, [], lambda: deque(threads.map(_make, pieces), 0)
+            ),
+            **{
+                f"loader, {count} workers": Way(
+                    max(count, 1),
+                    loader.processes,
+                    lambda loader=loader: _steps(loader, steps),
                 )
-                best[name] = Speed(*map(max, best[name], now))
-        for loader in loaders.values():
-            loader.close()
-    alone = best["make alone"]
+                for count, loader in loaders.items()
+            },
+        }
+        best: dict[str, list[Cost]] = {name: [] for name in ways}
+        for _ in range(rounds):  # side by side, as the machine's load comes and goes
+            for name, way in ways.items():
+                best[name].append(_cost(way, steps * recipe.batch))
+    for loader in loaders.values():
+        loader.close()
+    found = {name: Cost(*map(min, *costs)) for name, costs in best.items()}
+    alone = found["make alone"]
     return table(
-        ["", "wall", "wall per worker", "of alone", "CPU second", "of alone"],
+        ["", "images/s", "per worker, of alone", "its CPU", "of alone", "this process"],
         [
             [
                 name,
-                round(speed.wall),
-                round(speed.wall / ways[name][0]),
-                round(speed.wall / ways[name][0] / alone.wall, 3),
-                round(speed.cpu),
-                round(speed.cpu / alone.cpu, 3),
+                round(1e6 / cost.wall),
+                round(alone.wall / cost.wall / ways[name].workers, 2),
+                round(cost.making),
+                round(alone.making / cost.making, 2),
+                round(cost.handing),
             ]
-            for name, speed in best.items()
+            for name, cost in found.items()
         ],
     )
 
 
+def _cost(way: Way, images: int) -> Cost:
+    wall, own, others = time.perf_counter(), _cpu([os.getpid()]), _cpu(way.processes)
+    way.run()
+    wall, own = time.perf_counter() - wall, _cpu([os.getpid()]) - own
+    others = _cpu(way.processes) - others
+    costs = (wall, others, own) if way.processes else (wall, own, 0.0)
+    return Cost(*(1e6 * cost / images for cost in costs))
+
+
+def _cpu(processes: list[int]) -> float:
+    times = (psutil.Process(process).cpu_times() for process in processes)
+    return sum(one.user + one.system for one in times)
+
+
 def _piece(source: Source, recipe: TrainingRecipe, step: int) -> Piece:
-    rows = [(step * recipe.batch + i) % len(source) for i in range(recipe.batch)]
-    return Piece(recipe, [source.item(row) for row in rows], [(step, r) for r in rows])
+    rows = (step * recipe.batch + np.arange(recipe.batch)) % len(source)
+    keys = np.stack([np.full_like(rows, step), rows], 1).astype(np.uint64)
+    return Piece(recipe, source.items(rows), keys)
 
 
 def _make(piece: Piece) -> int:
@@ -122,17 +145,6 @@ def _alone(pieces: list[Piece]) -> None:
 def _steps(loader: Loader, count: int) -> None:
     for _ in loader.batches(0, count):
         pass
-
-
-def _own_cpu() -> float:
-    times = psutil.Process().cpu_times()
-    return times.user + times.system
-
-
-def _cpu(loader: Loader) -> float:
-    """Of this process and of the loader's."""
-    others = (psutil.Process(pid).cpu_times() for pid in loader.processes)
-    return _own_cpu() + sum(times.user + times.system for times in others)
 
 
 def _photographs(folder: Path, count: int) -> None:

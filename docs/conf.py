@@ -39,8 +39,11 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(collections|os|pathlib|numpy|PIL|torch|jax|jaxlib|jaxtyping|flax)\..*",
     ),
-    ("py:class", r"Array|Tensor|Float|Int"),
-    ("py:.*", r"(parity|resnet_torch|resnet_flax)(\.\w+){2,}|parity\.machine"),
+    ("py:class", r"Array|Tensor|Float|Int|Num"),
+    (
+        "py:.*",
+        r"(parity|resnet_torch|resnet_flax|resnet_training)(\.\w+){2,}|parity\.machine",
+    ),
 ]
 
 

@@ -6,6 +6,7 @@ Importing this imports neither torch nor jax: each comes with its first model.
 from parity.errors import (
     CheckpointError,
     DownloadError,
+    InputError,
     OutputError,
     TransferWarning,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "CheckpointError",
     "Conversion",
     "DownloadError",
+    "InputError",
     "Layer",
     "Loaded",
     "OutputError",

@@ -59,6 +59,43 @@ def check(
     return report.ok
 
 
+def check_run(
+    name: str,
+    recipe: str,
+    settings: dict[str, Any],
+    *,
+    batch: int,
+    steps: int,
+    seed: int,
+    as_json: bool,
+    html: Path | None,
+) -> bool:
+    """Runs a recipe's first steps in both engines; says whether they are one run."""
+    from resnet_cli.training import recipe_of
+    from resnet_training.proof import compare_runs
+
+    require("torch", "flax")
+    if html is not None:
+        tables.require_plot(html)
+        _require_place(html)
+    # In float64 and in both: as many images as a check has, but two a part at least.
+    asked = recipe_of(recipe, None, {}, {})
+    batch = max(batch, 4) * asked.accumulate
+    fields = {"batch": batch, "seed": seed, "accumulate": asked.accumulate}
+    asked = recipe_of(recipe, name, settings, fields)
+    with status("building both engines") as say:
+        report = compare_runs(asked, steps=steps, progress=say)
+    what = f"{name}: {steps} steps of {recipe}, batches of {batch} random images"
+    if as_json:
+        print(report.to_json())
+    else:
+        print(f"{what}\n\n{report.brief()}")
+    if html is not None:
+        write_html(report, html, title=what)
+        tell(f"report: {html}")
+    return report.ok
+
+
 def verify(path: Path, *, weights: str | None) -> bool:
     """Runs a certificate's check again; prints and says whether it is confirmed."""
     certified = certificates.read_certificate(path)

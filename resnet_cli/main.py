@@ -274,6 +274,14 @@ def check_(
         Optional[str],  # noqa: UP045  see Name
         typer.Option(help="Of these steps: sgd, adam, adamw, rmsprop, or JSON."),
     ] = None,
+    recipe: Annotated[
+        Optional[str],  # noqa: UP045  see Name
+        typer.Option(
+            "--train",
+            metavar="RECIPE",
+            help="Run so many steps of a recipe in both engines of `train` instead.",
+        ),
+    ] = None,
     brief: Annotated[
         bool, typer.Option("--brief", help="Print the gates without the layers.")
     ] = False,
@@ -310,7 +318,23 @@ def check_(
         raise ValueError("check takes a network's name, --self-test or --verify FILE")
     if name is None and (html, certificate) != (None, None):
         raise ValueError("--html and --certificate go with a network's name")
-    if self_test:
+    if recipe is not None:
+        if name is None or certificate is not None or weights != "random":
+            raise ValueError(
+                "--train goes with a network's name, and without --certificate and "
+                "--weights"
+            )
+        ok = checks.check_run(
+            name,
+            recipe,
+            read_overrides(settings),
+            batch=batch,
+            steps=steps or 20,
+            seed=seed,
+            as_json=as_json,
+            html=html,
+        )
+    elif self_test:
         ok = checks.self_test(as_json=as_json)
     elif verify is not None:
         ok = checks.verify(verify, weights=None if weights == "random" else weights)

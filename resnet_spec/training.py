@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -54,7 +54,8 @@ class TrainingRecipe(Settings):
 
     Args:
         network: from ``resnet_spec.list_models()``.
-        settings: of the network, other than the table's.
+        settings: of the network, other than the table's: a mapping, which is kept as
+            pairs.
         weights: what training starts from: ``None`` for new weights; the digest of
             others is put here by the run, so that its sha256 tells them apart.
         batch: images of one step, over all devices.
@@ -128,7 +129,7 @@ class TrainingRecipe(Settings):
     """
 
     network: str = "resnet50"
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: tuple[tuple[str, Any], ...] = ()
     weights: str | None = None
     batch: int = 32
     accumulate: int = 1
@@ -190,7 +191,8 @@ class TrainingRecipe(Settings):
             known = isinstance(getattr(self, name), str)
             known = known and getattr(self, name) in choices
             self._check(name, known, f"one of {', '.join(map(repr, choices))}")
-        self._check("settings", isinstance(self.settings, dict), "settings by name")
+        self._set("settings", _pairs(self.settings))
+        self._check("settings", self.settings is not None, "settings by name")
         text = self.weights is None or isinstance(self.weights, str)
         self._check("weights", text, "a text, or None")
         self._check_lengths()
@@ -293,7 +295,9 @@ class TrainingRecipe(Settings):
 
     def config(self, num_classes: int) -> ResNetConfig:
         """Returns the network, for so many classes."""
-        return resolve(self.network, **{"num_classes": num_classes, **self.settings})
+        return resolve(
+            self.network, **{"num_classes": num_classes, **dict(self.settings)}
+        )
 
     def total_steps(self, images: int) -> int:
         """Returns the length of the run over a number of images."""
@@ -347,7 +351,7 @@ class TrainingRecipe(Settings):
 
     @property
     def sha256(self) -> str:
-        """The name of the run: digest of the JSON."""
+        """Digest of the JSON, which names the run."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def differences(self, other: TrainingRecipe) -> list[str]:
@@ -358,6 +362,17 @@ class TrainingRecipe(Settings):
             for name in mine
             if mine[name] != theirs[name]
         ]
+
+
+def _pairs(settings: Any) -> tuple[tuple[str, Any], ...] | None:
+    """Returns settings by name as they are kept; ``None`` if they are none."""
+    try:
+        return tuple(
+            (name, tuple(value) if isinstance(value, list) else value)
+            for name, value in sorted(dict(settings).items())
+        )
+    except (TypeError, ValueError):
+        return None
 
 
 _IMAGENET_V1 = TrainingRecipe(

@@ -5,7 +5,8 @@ Importing this imports neither torch nor jax: each comes with its engine.
 
 from resnet_training.checkpoint import BEST, LAST, Progress
 from resnet_training.data import open_data
-from resnet_training.engine import Backend, Counts, Engine, create_engine
+from resnet_training.engine import Backend, Counts, Engine
+from resnet_training.engines import create_engine
 from resnet_training.evaluation import Evaluation, evaluate, open_images
 from resnet_training.initial import initial_state
 from resnet_training.loader import Batch, Loader

@@ -62,9 +62,9 @@ class Arrays(Source):
         digest.update(self.labels.astype("<i8").tobytes())
         self.fingerprint = digest.hexdigest()
 
-    def item(self, index: int) -> np.ndarray:
-        """Returns the pixels of an image."""
-        return np.ascontiguousarray(self.images[index])
+    def items(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the pixels of some images."""
+        return np.ascontiguousarray(self.images[indices])
 
     def name(self, index: int) -> str:
         """Returns where an image stands."""

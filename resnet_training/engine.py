@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from parity.weights.twins import require
 from resnet_training.loader import Batch
 from resnet_training.plan import Plan
 
@@ -112,25 +111,3 @@ def deployed(arrays: Mapping[str, np.ndarray]) -> State:
 def part(arrays: Mapping[str, np.ndarray], prefix: str) -> State:
     """Returns the arrays whose names begin so, without that."""
     return {n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)}
-
-
-def create_engine(backend: Backend, plan: Plan, state: State, **options: Any) -> Engine:
-    """Makes an engine.
-
-    Args:
-        backend: ``"torch"`` or ``"flax"``.
-        plan: what is trained.
-        state: that the network starts from, in float32.
-        **options: of the framework's own engine.
-
-    Raises:
-        ModuleNotFoundError: the framework is not installed.
-    """
-    require(backend)
-    if backend == "torch":
-        from resnet_training.engine_torch import TorchEngine
-
-        return TorchEngine(plan, state, **options)
-    from resnet_training.engine_flax import FlaxEngine
-
-    return FlaxEngine(plan, state, **options)

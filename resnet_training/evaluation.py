@@ -23,7 +23,8 @@ from resnet_spec.variants import closest_name
 from resnet_training import checkpoint
 from resnet_training.cifar import find_cifar
 from resnet_training.data import open_data
-from resnet_training.engine import Backend, create_engine
+from resnet_training.engine import Backend
+from resnet_training.engines import create_engine
 from resnet_training.folders import ImageFolder, class_folders
 from resnet_training.loader import Loader
 from resnet_training.plan import Plan
@@ -155,4 +156,4 @@ def _usual(model: ResNetConfig, weights: str) -> TrainingRecipe:
     channels = model.in_channels
     if channels != 3:
         crops |= {"mean": (0.0,) * channels, "std": (1.0,) * channels}
-    return TrainingRecipe(network=name, settings={"in_channels": channels}, **crops)
+    return TrainingRecipe(network=name, settings=(("in_channels", channels),), **crops)

@@ -49,13 +49,13 @@ class ImageFolder(Source):
             digest.update(line.encode("utf-8", "surrogateescape"))
         self.fingerprint = digest.hexdigest()
 
-    def item(self, index: int) -> str:
-        """Returns the path of an image."""
-        return os.path.join(self.root, self.names[index])
+    def items(self, indices: np.ndarray) -> list[str]:
+        """Returns the paths of some images."""
+        return [self.name(int(index)) for index in indices]
 
     def name(self, index: int) -> str:
         """Returns the path of an image."""
-        return self.item(index)
+        return os.path.join(self.root, self.names[index])
 
 
 def class_folders(root: str) -> list[str]:

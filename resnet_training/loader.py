@@ -16,9 +16,8 @@ from resnet_training.making import Piece, make
 from resnet_training.mixing import mix_of_step
 from resnet_training.order import Order, Places, share
 from resnet_training.sources import Source
-from resnet_training.workers import Promise, Workers, forget
+from resnet_training.workers import Made, Workers, pieces_of
 
-_OF_A_PIECE = 16  # images that a process makes at a time
 _PADDING = -1
 
 
@@ -53,34 +52,6 @@ class Batch:
     partners_erased: np.ndarray | None = None
     own: np.ndarray | None = None
     share: float = 1.0
-
-
-class _Made:
-    """Images that are being made."""
-
-    def __init__(self, workers: Workers, piece: Piece, indices: np.ndarray) -> None:
-        self.piece, self.indices = piece, indices
-        self.images = np.empty(piece.shape, np.uint8)
-        self.erased = np.empty((len(indices), 4), np.int32)
-        self._promises: list[tuple[int, Promise]] = []
-        for start in range(0, len(indices), _OF_A_PIECE):
-            here = slice(start, start + _OF_A_PIECE)
-            keys = None if piece.keys is None else piece.keys[here]
-            part = Piece(piece.recipe, piece.items[here], keys)
-            promise = workers.begin(part, self.images[here], self.erased[here])
-            self._promises.append((start, promise))
-
-    def finish(self) -> dict[int, InputError]:
-        """Waits, and returns what is broken, by its place."""
-        return {
-            start + place: error
-            for start, promise in self._promises
-            for place, error in promise().items()
-        }
-
-    def forget(self) -> None:
-        for _, promise in self._promises:
-            forget(promise)
 
 
 class Loader:
@@ -240,21 +211,21 @@ class Loader:
 
     def _begin(
         self, source: Source, indices: np.ndarray, places: Places | None = None
-    ) -> _Made:
-        items = [source.item(int(index)) for index in indices]
+    ) -> Made:
         keys = None if places is None else self._order.keys(places)
-        return _Made(self._workers, Piece(self.recipe, items, keys), indices)
+        piece = Piece(self.recipe, source.items(indices), keys)
+        return Made(self._workers, piece)
 
     def _batches_ahead(self, images: int) -> int:
         if self._workers.count == 0:
             return 1  # nothing is done before it is asked for
         if self._ahead is not None:
-            return self._ahead
-        pieces = -(-images // _OF_A_PIECE)
+            return 1 + self._ahead
+        pieces = pieces_of((images, self.recipe.size))
         return 1 + max(1, -(-2 * self._workers.count // max(pieces, 1)))
 
     def _broken(
-        self, source: Source, indices: np.ndarray, made: _Made
+        self, source: Source, indices: np.ndarray, made: Made
     ) -> dict[int, InputError]:
         broken = made.finish()
         for place, error in sorted(broken.items()):
@@ -263,15 +234,16 @@ class Loader:
             self.skipped[source.name(int(indices[place]))] = str(error)
         return broken
 
-    def _replaced(self, places: Places, made: _Made) -> np.ndarray:
+    def _replaced(self, places: Places, made: Made) -> np.ndarray:
         """Puts others in the places of broken images; returns what stands there."""
         indices = places.indices.copy()
         for place in sorted(self._broken(self.source, indices, made)):
             here = slice(place, place + 1)
-            keys = made.piece.keys and made.piece.keys[here]
             for tries in range(1, len(self.source)):
                 index = self._order.instead(places, place, tries)
-                piece = Piece(self.recipe, [self.source.item(index)], keys)
+                items = self.source.items(np.array([index]))
+                keys = made.piece.part(place, place + 1).keys
+                piece = Piece(self.recipe, items, keys)
                 broken = make(piece, made.images[here], made.erased[here])
                 if not broken:
                     indices[place] = index
@@ -287,7 +259,7 @@ class Loader:
     def _batch(
         self,
         step: int,
-        made: _Made,
+        made: Made,
         labels: np.ndarray,
         partners: np.ndarray | None,
     ) -> Batch:

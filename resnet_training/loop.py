@@ -26,8 +26,8 @@ from resnet_training.engine import (
     Counts,
     Engine,
     State,
-    create_engine,
 )
+from resnet_training.engines import create_engine
 from resnet_training.initial import initial_state
 from resnet_training.loader import Loader
 from resnet_training.metrics import Line, Metrics, write_picture

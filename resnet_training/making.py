@@ -9,8 +9,8 @@ import numpy as np
 from parity.errors import InputError
 from resnet_spec import TrainingRecipe
 from resnet_training.augment import augmented, centre
-from resnet_training.order import numbers_of
-from resnet_training.pictures import Item, picture
+from resnet_training.order import Numbers
+from resnet_training.pictures import Items, picture
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,18 @@ class Piece:
     Args:
         recipe: of the run.
         items: what the images are read from.
-        keys: of each image's random numbers; ``None`` for images that are evaluated.
+        keys: of each image's random numbers, uint64 of shape (n, 2); ``None`` for
+            images that are evaluated.
     """
 
     recipe: TrainingRecipe
-    items: list[Item]
-    keys: list[tuple[int, int]] | None
+    items: Items
+    keys: np.ndarray | None
+
+    def part(self, start: int, stop: int) -> Piece:
+        """Returns some of it."""
+        keys = None if self.keys is None else self.keys[start:stop]
+        return Piece(self.recipe, self.items[start:stop], keys)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -46,7 +52,7 @@ def make(piece: Piece, images: np.ndarray, erased: np.ndarray) -> Broken:
         images: uint8 of the piece's shape; is filled, with black for a broken image.
         erased: int32 of shape (n, 4); is filled.
     """
-    broken: Broken = {}
+    broken, numbers = Broken(), Numbers()
     for place, item in enumerate(piece.items):
         images[place], erased[place] = 0, 0
         try:
@@ -57,6 +63,6 @@ def make(piece: Piece, images: np.ndarray, erased: np.ndarray) -> Broken:
         if piece.keys is None:
             images[place] = centre(image, piece.recipe)
         else:
-            numbers = numbers_of(piece.keys[place])
-            images[place], erased[place] = augmented(image, piece.recipe, numbers)
+            own = numbers.of(piece.keys[place])
+            images[place], erased[place] = augmented(image, piece.recipe, own)
     return broken

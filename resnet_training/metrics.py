@@ -117,7 +117,7 @@ def draw(folder: Path, title: str) -> bytes | None:
         marker=marker,
         label="validation",
     )
-    loss.set(xlabel="epoch", ylabel="loss")
+    loss.set(xlabel="epoch", ylabel="loss", yscale="log")
     loss.legend()
     accuracy.plot(
         epochs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,14 +79,15 @@ class Order:
             indices[here] = self.of_epoch(int(epoch))[ranks[here]]
         return Places(epochs, ranks, indices, positions // self.different)
 
-    def keys(self, places: Places) -> list[tuple[int, int]]:
-        """Returns what tells each image's random numbers from all others."""
-        return [
-            (self.seed << 32 | int(epoch), int(index) | int(copy) << 48)
-            for epoch, index, copy in zip(
-                places.epochs, places.indices, places.copies, strict=True
-            )
-        ]
+    def keys(self, places: Places) -> np.ndarray:
+        """Returns what tells each image's random numbers from all others.
+
+        Returns:
+            uint64 of shape (n, 2): seed and epoch, index and copy.
+        """
+        of_epoch = np.uint64(self.seed << 32) | places.epochs.astype(np.uint64)
+        of_image = (places.indices | places.copies << 48).astype(np.uint64)
+        return np.stack([of_epoch, of_image], 1)
 
     def instead(self, places: Places, position: int, tries: int) -> int:
         """Returns the image that stands in for one that cannot be read.
@@ -101,9 +103,33 @@ class Order:
         return int(order[(places.ranks_in_epoch[position] + tries) % self.images])
 
 
-def numbers_of(key: tuple[int, int]) -> np.random.Generator:
-    """Returns the random numbers of a key."""
+def numbers_of(key: Sequence[int] | np.ndarray) -> np.random.Generator:
+    """Returns the random numbers of a key: two integers from 0 below 2**64."""
     return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
+
+
+class Numbers:
+    """The random numbers of one key after the other, by one generator.
+
+    To make a new one takes a third of the time that a small image takes.
+    """
+
+    def __init__(self) -> None:
+        self._philox = np.random.Philox(0)
+        self._generator = np.random.Generator(self._philox)
+
+    def of(self, key: np.ndarray) -> np.random.Generator:
+        """Returns what :func:`numbers_of` does; good until the next call."""
+        zeros = np.zeros(4, np.uint64)
+        self._philox.state = {
+            "bit_generator": "Philox",
+            "state": {"counter": zeros, "key": key},
+            "buffer": zeros,
+            "buffer_pos": 4,  # of four: it is empty
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        return self._generator
 
 
 def numbers_of_step(seed: int, step: int) -> np.random.Generator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-import os
+from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
@@ -16,6 +16,9 @@ from parity.inputs import open_regular
 
 Item = str | np.ndarray
 """What a source has of an image: a path, or uint8 of shape (h, w) or (h, w, 3)."""
+
+Items = Sequence[str] | np.ndarray
+"""Of several images: paths, or pixels of shape (n, h, w) or (n, h, w, 3)."""
 
 _MOST_BYTES = 2**30
 _MOST_RATIO = 100  # what a short side is resized by makes the long side this long
@@ -99,8 +102,6 @@ def _equal_simplejpeg() -> ModuleType | None:
 
     Both bring a libjpeg of their own, whose versions need not agree.
     """
-    if os.environ.get("RESNET_TWINS_DECODER") == "pillow":
-        return None
     try:
         import simplejpeg
     except ImportError:

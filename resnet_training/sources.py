@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from parity.errors import InputError
-from resnet_training.pictures import Item, picture
+from resnet_training.pictures import Items, picture
 
 _SPLIT = 1  # tells the split's random numbers from those of an epoch
 
@@ -34,8 +34,8 @@ class Source(ABC):
         return len(self.labels)
 
     @abstractmethod
-    def item(self, index: int) -> Item:
-        """Returns what an image is read from: a path, or its pixels."""
+    def items(self, indices: np.ndarray) -> Items:
+        """Returns what some images are read from: paths, or their pixels."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -47,7 +47,7 @@ class Source(ABC):
         Raises:
             InputError: it cannot be read.
         """
-        return picture(self.item(index))
+        return picture(self.items(np.array([index]))[0])
 
 
 class Part(Source):
@@ -65,9 +65,9 @@ class Part(Source):
         digest.update(np.asarray(rows, "<i8").tobytes())
         self.fingerprint = digest.hexdigest()
 
-    def item(self, index: int) -> Item:
-        """Returns what an image is read from: a path, or its pixels."""
-        return self.whole.item(int(self.rows[index]))
+    def items(self, indices: np.ndarray) -> Items:
+        """Returns what some images are read from."""
+        return self.whole.items(self.rows[indices])
 
     def name(self, index: int) -> str:
         """Returns what an image is called in messages."""

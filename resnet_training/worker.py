@@ -8,6 +8,7 @@ standard input ends, and so does it.
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import signal
@@ -29,23 +30,22 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
     tasks, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
+    room = np.empty(0, np.uint8)  # new memory for each piece would cost a percent
     while True:
         head = tasks.read(LENGTH.size)
         if len(head) < LENGTH.size:
             return
         try:
-            _answer(answers, pickle.loads(tasks.read(LENGTH.unpack(head)[0])))
+            piece: Piece = pickle.loads(tasks.read(LENGTH.unpack(head)[0]))
+            if (size := math.prod(piece.shape)) > len(room):
+                room = np.empty(size, np.uint8)
+            images = room[:size].reshape(piece.shape)
+            erased = np.empty((len(images), 4), np.int32)
+            _send(answers, make(piece, images, erased), erased, images)
         except BrokenPipeError:
             return
         except Exception:
             _send(answers, traceback.format_exc())
-
-
-def _answer(answers: BinaryIO, piece: Piece) -> None:
-    images = np.empty(piece.shape, np.uint8)
-    erased = np.empty((len(piece.items), 4), np.int32)
-    broken = make(piece, images, erased)
-    _send(answers, broken, erased, images)
 
 
 def _send(answers: BinaryIO, said: object, *arrays: np.ndarray) -> None:

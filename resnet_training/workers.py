@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from resnet_training.worker import LENGTH
 Promise = Callable[[], Broken]
 """Waits until a piece is made, and says what is broken in it."""
 
+_CLOSED = "the loader is closed; make a new one, from the step that is needed"
 _PROGRAM = "from resnet_training.worker import main; main()"
 _PIPE_BYTES = 2**20  # Linux' default of 64 KiB holds half an image
 
@@ -40,8 +41,12 @@ class Workers:
         self._threads = None
         if count:
             self._threads = ThreadPoolExecutor(count, "loader")
-            for _ in range(count):
-                self._processes.append(_Process())
+            try:
+                for _ in range(count):
+                    self._processes.append(_Process())
+            except OSError:  # the system allows no more
+                self.close()
+                raise
             self._idle += self._processes
 
     @property
@@ -57,6 +62,8 @@ class Workers:
             images: uint8 of the piece's shape, contiguous.
             erased: int32 of shape (n, 4), contiguous.
         """
+        if self._closed:
+            raise RuntimeError(_CLOSED)
         if self._threads is None:
             return lambda: make(piece, images, erased)
         future = self._threads.submit(self._have_made, piece, images, erased)
@@ -71,7 +78,7 @@ class Workers:
             said = process.ask(piece, images, erased)
         except (OSError, EOFError, ValueError) as error:
             if self._closed:
-                raise RuntimeError("the loader is closed") from None
+                raise RuntimeError(_CLOSED) from None
             raise RuntimeError(
                 f"process {process.id} of the loader ended ({process.how()}): "
                 "start again, with fewer workers if memory ran out"
@@ -102,17 +109,59 @@ class _Waiting:
         self._future = future
 
     def __call__(self) -> Broken:
-        return self._future.result()
+        try:
+            return self._future.result()
+        except CancelledError:
+            raise RuntimeError(_CLOSED) from None
 
     def forget(self) -> None:
         """Takes the task back, if nobody has begun it."""
         self._future.cancel()
 
 
-def forget(promise: Promise) -> None:
-    """Takes a task back, if nobody has begun it."""
-    if isinstance(promise, _Waiting):
-        promise.forget()
+class Made:
+    """Images that are being made, in pieces of about a million pixels.
+
+    Args:
+        workers: that make them.
+        piece: all of them.
+
+    Attributes:
+        images: uint8 of the piece's shape; filled when it is finished.
+        erased: int32 of shape (n, 4); likewise.
+    """
+
+    def __init__(self, workers: Workers, piece: Piece) -> None:
+        self.piece = piece
+        self.images = np.empty(piece.shape, np.uint8)
+        self.erased = np.empty((len(self.images), 4), np.int32)
+        self._promises: list[tuple[int, Promise]] = []
+        each = -(-len(self.images) // max(pieces_of(piece.shape), 1)) or 1
+        for start in range(0, len(self.images), each):
+            here = slice(start, start + each)
+            part = piece.part(start, start + each)
+            promise = workers.begin(part, self.images[here], self.erased[here])
+            self._promises.append((start, promise))
+
+    def finish(self) -> Broken:
+        """Waits until all are made, and says what is broken."""
+        return {
+            start + place: error
+            for start, promise in self._promises
+            for place, error in promise().items()
+        }
+
+    def forget(self) -> None:
+        """Takes back what nobody has begun."""
+        for _, promise in self._promises:
+            if isinstance(promise, _Waiting):
+                promise.forget()
+
+
+def pieces_of(shape: tuple[int, ...]) -> int:
+    """Returns into how many pieces images are cut: of about a million pixels each."""
+    images, side = shape[:2]
+    return -(-images // min(max(2**20 // side**2, 8), 128))
 
 
 class _Process:

@@ -16,10 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from typer.main import get_command
 
 from benchmarks import command as benchmarks
 from benchmarks.results import file, tables
 from benchmarks.results import readme as bench_report
+from resnet_cli.main import app
 from tests.support.pages import PAGES, ROOT, Block, blocks
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -104,6 +106,9 @@ def test_the_shell_lines_are_the_makefiles_or_would_be_taken(
             continue
         if program == "make":
             assert _would_run(*arguments)
+        elif program == "resnet-twins":
+            subcommand = get_command(app).commands[arguments[0]]  # type: ignore
+            subcommand.make_context(arguments[0], arguments[1:])  # knows the options
         elif program.endswith("pip"):
             named = re.fullmatch(r"\.\[([\w,-]+)\]", arguments[-1])
             assert named, line

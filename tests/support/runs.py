@@ -9,7 +9,8 @@ import numpy as np
 from resnet_spec import TrainingRecipe, get_recipe
 from resnet_training import Data
 from resnet_training.arrays import of_arrays
-from resnet_training.engine import Backend, Engine, State, create_engine
+from resnet_training.engine import Backend, Engine, State
+from resnet_training.engines import create_engine
 from resnet_training.initial import initial_state
 from resnet_training.loader import Loader
 from resnet_training.plan import Plan

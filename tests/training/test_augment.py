@@ -14,7 +14,7 @@ from torchvision.transforms.autoaugment import RandAugment, TrivialAugmentWide
 
 from resnet_spec import TrainingRecipe, get_recipe
 from resnet_training.augment import augmented, centre, random_erased, random_part
-from resnet_training.operations import magnitude_of, operate
+from resnet_training.operations import magnitude_of, operate, rand_augment
 from resnet_training.order import numbers_of
 from tests.support.draws import torch_draws_from
 from tests.support.photographs import cut
@@ -86,7 +86,7 @@ def test_what_is_erased_is_torchvisions_and_drawn_last(augment: Any):
     assert 9 < erasures < 27
 
 
-@pytest.mark.parametrize("sides", [(640, 427), (30, 900), (900, 30), (1, 1), (7, 3)])
+@pytest.mark.parametrize("sides", [(640, 427), (32, 900), (900, 32), (1, 1), (7, 3)])
 def test_random_parts_are_torchvisions(sides: tuple[int, int]):
     image: Any = Image.new("L", sides)
     parts = set()
@@ -150,6 +150,20 @@ def test_magnitudes_are_torchvisions(space: Any):
                 magnitude_of("ShearX", 0, 0.99, 20)
             )
             assert not fuses or mine == theirs_.tolist(), (name, size)
+
+
+def test_randaugment_shifts_by_a_part_of_each_side():
+    theirs_: Any = RandAugment(1, 30)
+    shifted = 0
+    for number in range(60):
+        image = cut(1, 200, 50)
+        with torch_draws_from(numbers_of((3, number))):
+            expected = theirs_(image)
+        nearest, numbers = Image.Resampling.NEAREST, numbers_of((3, number))
+        mine = rand_augment(image, numbers, nearest, operations=1, magnitude=30)
+        assert np.array_equal(np.asarray(mine), np.asarray(expected))
+        shifted += int(numbers_of((3, number)).integers(14)) in (3, 4)
+    assert shifted > 4
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

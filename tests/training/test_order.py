@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resnet_spec import TrainingRecipe, get_recipe
-from resnet_training.order import Order, numbers_of, numbers_of_step, share
+from resnet_training.order import Numbers, Order, numbers_of, numbers_of_step, share
 
 
 def recipe_of(**fields: Any) -> TrainingRecipe:
@@ -67,10 +67,12 @@ def test_repeated_images_are_in_one_batch_and_never_neighbours(
         assert epochs[0] == step * batch // images  # as without repeats: no drift
         same = (indices == np.roll(indices, 1)) & (epochs == np.roll(epochs, 1))
         assert not same.any()
-    first = [index for e, i in found[:, :2] for index in i[e == 0]]
-    assert len(set(first)) < images
-    later = {int(i) for i in found[:, 1].ravel()}
-    assert later == set(range(images))
+    for epoch in range(5):  # each has the beginning of its own order
+        once = (found[:, 0] == epoch) & (found[:, 2] == 0)
+        drawn = np.random.default_rng([7, epoch]).permutation(images)
+        part = found[:, 1][once]
+        assert images // repeats - 1 <= len(part) < images
+        assert np.array_equal(part, drawn[: len(part)])
 
 
 def test_the_ranks_parts_are_the_batch():
@@ -102,19 +104,28 @@ def test_no_two_images_and_no_step_share_random_numbers():
     for step in range(60):
         keys = order.keys(order.places(step, np.arange(12)))
         seen += [numbers_of(key).random() for key in keys]
+        assert keys.dtype == np.uint64
         seen.append(numbers_of_step(recipe.seed, step).random())
     assert len(set(seen)) == 60 * 13
+
+
+def draws(numbers: np.random.Generator) -> list[float]:
+    """Some of each kind; an odd number of halves of a word."""
+    found = [float(numbers.random(dtype=np.float32)) for _ in range(3)]
+    return [*found, int(numbers.integers(7)), numbers.random(), numbers.beta(0.2, 0.2)]
 
 
 def test_an_images_numbers_are_those_that_the_documentation_says():
     recipe = recipe_of(batch=12, repeats=3, seed=2**32 - 1)
     order = Order(14, recipe)
     places = order.places(9, np.arange(12))
+    numbers = Numbers()
     for position, key in enumerate(order.keys(places)):
         epoch, index = int(places.epochs[position]), int(places.indices[position])
         words = [(2**32 - 1) << 32 | epoch, index | int(places.copies[position]) << 48]
         philox = np.random.Philox(key=np.array(words, np.uint64))
-        assert numbers_of(key).random() == np.random.Generator(philox).random()
+        expected = draws(np.random.Generator(philox))
+        assert draws(numbers_of(key)) == draws(numbers.of(key)) == expected
 
 
 def test_who_stands_in_is_the_next_of_the_epoch():

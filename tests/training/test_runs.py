@@ -263,6 +263,7 @@ def test_other_programs_read_a_run_of_ours(done: Path):
     for name in (LAST, BEST):
         state = parity.load(done / name)
         config = state.config
+        assert config is not None
         assert config == RECIPE.config(4)
         for framework in ("torch", "flax"):
             twin = parity.create_model(config, framework, done / name)

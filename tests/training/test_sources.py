@@ -56,9 +56,8 @@ def test_a_folder_is_read_as_torchvision_reads_it(tmp_path: Path):
     (root / "linked").symlink_to(root / "B")
     mine, theirs = ImageFolder(root), Theirs(str(root))
     assert list(mine.classes) == theirs.classes
-    assert [(mine.item(i), int(mine.labels[i])) for i in range(len(mine))] == (
-        theirs.samples
-    )
+    found = mine.items(np.arange(len(mine)))
+    assert list(zip(found, mine.labels.tolist(), strict=True)) == theirs.samples
     assert mine.labels.dtype == np.int64
     for index in range(len(theirs)):
         image, _ = theirs[index]
@@ -97,7 +96,7 @@ def test_odd_images_are_torchvisions_and_gray_ones_are_its_gray(tmp_path: Path):
     for index in range(len(theirs)):
         image, _ = theirs[index]
         assert np.array_equal(np.asarray(mine.read(index)), np.asarray(image))
-        gray = picture(mine.item(index), 1)
+        gray = picture(mine.name(index), 1)
         assert gray.mode == "L"
         assert np.array_equal(np.asarray(gray), np.asarray(image.convert("L")))
 
@@ -252,8 +251,8 @@ def test_a_split_keeps_a_part_of_each_class_and_the_seed_decides(tmp_path: Path)
     assert again.fingerprint == found.fingerprint != other.fingerprint
     for index in (0, 3):
         name = found.validation.name(index)
-        expected = np.asarray(picture(name))
-        assert np.array_equal(np.asarray(found.validation.read(index)), expected)
+        pixels = np.asarray(picture(name))
+        assert np.array_equal(np.asarray(found.validation.read(index)), pixels)
 
 
 def test_a_split_that_cannot_be_is_refused(tmp_path: Path, data: Path):
@@ -314,6 +313,8 @@ def test_arrays_are_data(tmp_path: Path):
     changed = images.copy()
     changed[3, 4, 5, 1] ^= 1
     np.savez(tmp_path / "other.npz", images=changed, labels=labels, **kept)
+    assert open_data(tmp_path / "other.npz").fingerprint != found.fingerprint
+    np.savez(tmp_path / "other.npz", images=images, labels=(labels + 1) % 3, **kept)
     assert open_data(tmp_path / "other.npz").fingerprint != found.fingerprint
 
 

@@ -1,0 +1,515 @@
+"""Batches: the same whoever makes them, and nothing left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from parity.errors import InputError
+from resnet_spec import TrainingRecipe, get_recipe
+from resnet_training.arrays import of_arrays
+from resnet_training.augment import augmented, centre
+from resnet_training.folders import ImageFolder
+from resnet_training.loader import Batch, Loader
+from resnet_training.mixing import mix_of_step
+from resnet_training.order import Order, numbers_of
+from resnet_training.sources import Data, Source
+from tests.support.photographs import folder_of, noise
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def recipe_of(**given: Any) -> TrainingRecipe:
+    return get_recipe("reference", **{"size": 32, "batch": 12, "seed": 5, **given})
+
+
+MIXED = {"mixup": 0.2, "cutmix": 1.0, "erasing": 0.5, "augment": "trivial"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """30 photographs of two classes."""
+    return ImageFolder(folder_of(tmp_path_factory.mktemp("data"), {"a": 14, "b": 16}))
+
+
+@pytest.fixture(scope="module")
+def arrays() -> Data:
+    """40 images of four classes to train on, 10 to validate on."""
+    labels = np.arange(40) % 4
+    return of_arrays(
+        noise(40, 36, 33, 3),
+        labels,
+        val_images=noise(10, 40, 44, seed=1),
+        val_labels=labels[:10],
+    )
+
+
+def digest(batch: Batch) -> str:
+    found = hashlib.sha256()
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, np.ndarray):
+            found.update(repr((value.dtype, value.shape)).encode())
+            value = np.ascontiguousarray(value).tobytes()
+        found.update(value if isinstance(value, bytes) else repr(value).encode())
+    return found.hexdigest()
+
+
+def digests(batches: Iterator[Batch]) -> list[str]:
+    return [digest(batch) for batch in batches]
+
+
+def joined(parts: Sequence[np.ndarray | None], pieces: int) -> np.ndarray | None:
+    """The ranks' arrays as one: each is so many pieces, one of each part of a batch."""
+    whole = [np.split(part, pieces) for part in parts if part is not None]
+    if not whole:
+        return None
+    return np.concatenate([rank[i] for i in range(pieces) for rank in whole])
+
+
+# What a batch is.
+
+
+def test_a_batch_is_what_the_order_and_the_augmentation_say(folder: Source):
+    recipe = recipe_of(crop="random-resized", erasing=0.5)
+    order = Order(len(folder), recipe)
+    with Loader(folder, recipe) as loader:
+        for step, batch in enumerate(loader.batches(0, 6)):
+            places = order.places(step, np.arange(12))
+            assert np.array_equal(batch.labels, folder.labels[places.indices])
+            assert batch.labels.dtype == np.int64
+            assert batch.count == 12
+            assert batch.erased is not None
+            assert batch.erased.dtype == np.int32
+            for i, key in enumerate(order.keys(places)):
+                image = folder.read(int(places.indices[i]))
+                pixels, erased = augmented(image, recipe, numbers_of(key))
+                assert np.array_equal(batch.images[i], pixels)
+                assert tuple(batch.erased[i]) == erased
+
+
+def test_nothing_is_said_of_what_a_recipe_does_not_do(folder: Source):
+    with Loader(folder, recipe_of()) as loader:
+        batch = next(loader.batches(0, 1))
+    others = (batch.erased, batch.partners, batch.partners_erased, batch.own)
+    assert (*others, batch.partner_labels) == (None,) * 5
+    assert batch.share == 1.0
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_partner_is_the_image_before_it_in_its_part(arrays: Data, accumulate: int):
+    recipe, part = recipe_of(accumulate=accumulate, **MIXED), 12 // accumulate
+    with Loader(arrays.train, recipe) as loader:
+        for step, batch in enumerate(loader.batches(3, 7), 3):
+            mix = mix_of_step(recipe, step)
+            assert mix is not None
+            assert batch.own is not None
+            assert np.array_equal(batch.own, mix.own)
+            assert batch.share == mix.share
+            for own, other in (
+                (batch.images, batch.partners),
+                (batch.labels, batch.partner_labels),
+                (batch.erased, batch.partners_erased),
+            ):
+                assert own is not None
+                assert other is not None
+                for start in range(0, 12, part):
+                    here = slice(start, start + part)
+                    assert np.array_equal(other[here], np.roll(own[here], 1, 0))
+
+
+def test_a_gray_network_gets_gray_images(arrays: Data, folder: Source):
+    settings = {"in_channels": 1}
+    recipe = recipe_of(settings=settings, mean=[0.5], std=[0.5], batch=4, crop="none")
+    with Loader(folder, recipe) as loader:
+        batch = next(loader.batches(0, 1))
+        tested = next(loader.evaluation(arrays.validation, 4))
+    assert batch.images.shape == (4, 32, 32, 1)
+    index = Order(len(folder), recipe).places(0, np.arange(1)).indices[0]
+    gray = np.asarray(folder.read(int(index)).convert("L").resize((32, 32), 2))
+    found = batch.images[0, ..., 0]
+    assert np.array_equal(found, gray) or np.array_equal(found, gray[:, ::-1])
+    squeezed = centre(arrays.validation.read(1).convert("L"), recipe)
+    assert np.array_equal(tested.images[1], squeezed)
+
+
+# The same batches for all.
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Source) -> list[str]:
+    with Loader(folder, recipe_of(**MIXED)) as loader:
+        return digests(loader.batches(0, 9))
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(1, None), (3, 2)])
+def test_batches_are_the_same_for_any_number_of_workers(
+    folder: Source, arrays: Data, expected: list[str], workers: int, ahead: int | None
+):
+    recipe = recipe_of(**MIXED)
+    with Loader(folder, recipe, workers=workers, ahead=ahead) as loader:
+        assert len(loader.processes) == workers
+        assert digests(loader.batches(0, 9)) == expected
+        assert digests(loader.batches(4, 6)) == expected[4:6]
+        tested = digests(loader.evaluation(arrays.validation, 3))
+    with Loader(folder, recipe) as loader:
+        assert digests(loader.evaluation(arrays.validation, 3)) == tested
+
+
+def test_batches_are_the_same_from_any_step(folder: Source, expected: list[str]):
+    for start in (8, 1, 5):
+        with Loader(folder, recipe_of(**MIXED)) as loader:
+            assert digests(loader.batches(start, 9)) == expected[start:]
+            assert digests(loader.batches(start, start)) == []
+
+
+def test_a_batch_in_the_middle_of_another_is_the_same(
+    folder: Source, arrays: Data, expected: list[str]
+):
+    """An evaluation, as a run does it: training's batches that are begun stay so."""
+    with Loader(folder, recipe_of(**MIXED), workers=2) as loader:
+        batches = loader.batches(0, 9)
+        found = [digest(next(batches)) for _ in range(3)]
+        assert sum(b.count for b in loader.evaluation(arrays.validation)) == 10
+        assert found + digests(batches) == expected
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("given", [{}, MIXED, {**MIXED, "repeats": 3}])
+def test_the_ranks_batches_are_the_batches_of_one(
+    folder: Source, accumulate: int, given: dict[str, Any]
+):
+    recipe = recipe_of(accumulate=accumulate, **given)
+    with Loader(folder, recipe) as loader:
+        whole = list(loader.batches(1, 5))
+    for ranks in (2, 3, 6):
+        parts = [
+            list(Loader(folder, recipe, rank=rank, ranks=ranks).batches(1, 5))
+            for rank in range(ranks)
+        ]
+        for step, batch in enumerate(whole):
+            here = [part[step] for part in parts]
+            assert [b.count for b in here] == [12 // ranks] * ranks
+            together = {}
+            for field in fields(Batch):
+                values = [getattr(b, field.name) for b in here]
+                if field.name == "count":
+                    together[field.name] = sum(values)
+                elif field.name in ("own", "share"):
+                    assert all(np.array_equal(values[0], value) for value in values)
+                    together[field.name] = values[0]
+                else:
+                    together[field.name] = joined(values, accumulate)
+            assert digest(Batch(**together)) == digest(batch)
+
+
+def test_a_seed_gives_other_batches(folder: Source, expected: list[str]):
+    with Loader(folder, recipe_of(seed=6, **MIXED)) as loader:
+        assert not set(digests(loader.batches(0, 9))) & set(expected)
+
+
+# Evaluation.
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("batch", [None, 1, 3, 10, 16])
+def test_an_evaluation_has_each_image_once_over_all_ranks(
+    arrays: Data, ranks: int, batch: int | None
+):
+    recipe, seen = recipe_of(evaluation_resize=34), []
+    parts = [
+        list(
+            Loader(arrays.train, recipe, rank=r, ranks=ranks).evaluation(
+                arrays.validation, batch
+            )
+        )
+        for r in range(ranks)
+    ]
+    assert len({len(part) for part in parts}) == 1
+    local = -(-(batch or 12) // ranks)
+    assert {b.images.shape for p in parts for b in p} == {(local, 32, 32, 3)}
+    for batches in zip(*parts, strict=True):
+        for one in batches:
+            real = one.labels >= 0
+            assert one.count == real.sum()
+            assert not one.images[~real].any()
+            seen += [
+                (i.tobytes(), int(n))
+                for i, n in zip(one.images[real], one.labels[real], strict=True)
+            ]
+    validation = arrays.validation
+    images = [centre(validation.read(i), recipe) for i in range(10)]
+    assert seen == [
+        (image.tobytes(), int(label))
+        for image, label in zip(images, validation.labels, strict=True)
+    ]
+
+
+# Broken images.
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Source:
+    """Of twenty images three cannot be read."""
+    folder_of(tmp_path, {"a": 10, "b": 10})
+    (tmp_path / "a" / "03.jpg").write_bytes(b"no image")
+    path = tmp_path / "b" / "07.jpg"
+    path.write_bytes(path.read_bytes()[:900])
+    (tmp_path / "b" / "08.jpg").write_bytes(b"")
+    return ImageFolder(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_stops_the_run_with_its_path(broken: Source, workers: int):
+    with Loader(broken, recipe_of(batch=10), workers=workers) as loader:
+        for batches in (loader.batches(0, 4), loader.evaluation(broken)):
+            with pytest.raises(InputError, match=r"0[378].jpg: .*") as caught:
+                list(batches)
+            assert Path(str(caught.value.path)).is_file()
+            assert "\n" not in str(caught.value)
+        assert not loader.skipped
+
+
+@pytest.mark.parametrize(("workers", "ranks"), [(0, 1), (0, 2), (2, 1)])
+def test_a_broken_image_is_replaced_by_the_next_and_counted(
+    broken: Source, workers: int, ranks: int
+):
+    recipe = recipe_of(batch=10, crop="none", flip=0.0, **{**MIXED, "augment": "none"})
+    order, bad = Order(20, recipe), {3, 17, 18}
+    loaders = [
+        Loader(broken, recipe, workers=workers, rank=r, ranks=ranks, skip_broken=True)
+        for r in range(ranks)
+    ]
+    for step in range(6):
+        places, expected = order.places(step, np.arange(10)), []
+        for position, index in enumerate(places.indices):
+            tries = 0
+            while index in bad:
+                tries += 1
+                index = order.instead(places, position, tries)
+            expected.append(index)
+        parts = [next(loader.batches(step, step + 1)) for loader in loaders]
+        images, labels, partners = (
+            joined([getattr(p, name) for p in parts], 1)
+            for name in ("images", "labels", "partners")
+        )
+        assert images is not None
+        assert labels is not None
+        assert partners is not None
+        assert np.array_equal(labels, broken.labels[expected])
+        assert np.array_equal(partners, np.roll(images, 1, 0))
+        for image, index in zip(images, expected, strict=True):
+            pixels = broken.read(index).resize((32, 32), 2)
+            assert np.array_equal(image, np.asarray(pixels))
+    names = {name: why for loader in loaders for name, why in loader.skipped.items()}
+    assert set(names) == {broken.name(index) for index in bad}
+    assert all(name in why for name, why in names.items())
+    for loader in loaders:
+        loader.skipped.clear()
+    tested = [b for loader in loaders for b in loader.evaluation(broken, 8)]
+    assert sum(batch.count for batch in tested) == 17
+    assert sum((batch.labels >= 0).sum() for batch in tested) == 17
+    assert not any(batch.images[batch.labels < 0].any() for batch in tested)
+    assert sum(len(loader.skipped) for loader in loaders) == 3
+    for loader in loaders:
+        loader.close()
+
+
+def test_if_no_image_can_be_read_it_says_so(tmp_path: Path):
+    for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no image")
+    with (
+        Loader(ImageFolder(tmp_path), recipe_of(batch=4), skip_broken=True) as loader,
+        pytest.raises(InputError, match="none of the 4 images can be read; the last"),
+    ):
+        next(loader.batches(0, 1))
+
+
+# Before anything starts.
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"recipe": recipe_of(batch=41)}, "there are 40 images .* a batch has 41"),
+        ({"ranks": 5}, "batch is 12; .* on 5 .* a multiple of 5"),
+        ({"workers": -1}, "workers is -1; it must be an integer from 0"),
+        ({"workers": 1.5}, "workers is 1.5"),
+        ({"ahead": 0}, "ahead is 0; it must be an integer from 1"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_at_once(
+    arrays: Data, given: dict[str, Any], said: str
+):
+    with pytest.raises(ValueError, match=said):
+        Loader(arrays.train, **{"recipe": recipe_of(), **given})
+
+
+def test_steps_and_batches_that_do_not_exist_are_refused(arrays: Data):
+    with Loader(arrays.train, recipe_of()) as loader:
+        with pytest.raises(ValueError, match="start is 3 and stop 2"):
+            next(loader.batches(3, 2))
+        with pytest.raises(ValueError, match="batch is 0"):
+            next(loader.evaluation(arrays.validation, 0))
+
+
+# Processes.
+
+
+def gone(pids: Sequence[int], seconds: float = 10) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        states = [psutil.Process(p).status() for p in pids if psutil.pid_exists(p)]
+        if all(state == psutil.STATUS_ZOMBIE for state in states):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_worker_that_is_killed_is_one_clear_error(folder: Source):
+    loader = Loader(folder, recipe_of(), workers=2)
+    batches, pids = loader.batches(0, 10_000), loader.processes
+    next(batches)
+    os.kill(pids[0], signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=f"process {pids[0]} .* ended .signal 9.:"):
+        list(batches)
+    loader.close()
+    assert gone(pids)
+
+
+def test_closing_early_ends_all_processes(folder: Source):
+    with Loader(folder, recipe_of(), workers=2, ahead=50) as loader:
+        batches, pids = loader.batches(0, 10_000), loader.processes
+        next(batches)
+    assert gone(pids)
+    with pytest.raises(RuntimeError, match="the loader is closed"):
+        list(batches)
+    with pytest.raises(RuntimeError, match="the loader is closed"):
+        next(loader.batches(0, 1))
+    loader.close()
+
+
+def test_ctrl_c_is_for_the_program_alone(folder: Source):
+    with Loader(folder, recipe_of(), workers=1) as loader:
+        expected, (pid,) = digests(loader.batches(0, 2)), loader.processes
+        assert os.getpgid(pid) == pid
+        os.kill(pid, signal.SIGINT)
+        assert digests(loader.batches(0, 2)) == expected
+        assert loader.processes == [pid]
+
+
+def test_an_error_of_ours_in_a_worker_is_told_with_its_traceback(arrays: Data):
+    class Strange(Source):
+        labels, classes, fingerprint = arrays.train.labels, arrays.train.classes, ""
+
+        def items(self, indices: np.ndarray) -> Any:
+            return [17] * len(indices)
+
+        def name(self, index: int) -> str:
+            return "strange"
+
+    with (
+        Loader(Strange(), recipe_of(), workers=1) as loader,
+        pytest.raises(RuntimeError, match=r"(?s)a process .* failed:.*Traceback"),
+    ):
+        next(loader.batches(0, 1))
+
+
+LONG = """
+import sys, time
+from resnet_spec import get_recipe
+from resnet_training.folders import ImageFolder
+from resnet_training.loader import Loader
+
+recipe = get_recipe("reference", size=32, batch=12)
+with Loader(ImageFolder(sys.argv[1]), recipe, workers=1) as loader:
+    for batch in loader.batches(0, int(sys.argv[2])):
+        print(*loader.processes, flush=True)
+    time.sleep(100)
+"""
+
+
+def long_run(
+    folder: Source, steps: int = 2**24
+) -> tuple[subprocess.Popen[str], list[int]]:
+    assert isinstance(folder, ImageFolder)
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG, folder.root, str(steps)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    return process, [int(pid) for pid in process.stdout.readline().split()]
+
+
+def test_ctrl_c_leaves_no_process_and_one_traceback(folder: Source):
+    process, pids = long_run(folder)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, errors = process.communicate(timeout=20)
+    assert len(pids) == 1
+    assert gone(pids)
+    assert errors.count("KeyboardInterrupt") == errors.count("Traceback") == 1
+    assert process.returncode != 0
+
+
+@pytest.mark.parametrize("steps", [1, 2**24], ids=["waiting", "busy"])
+def test_a_program_that_is_killed_leaves_no_process(folder: Source, steps: int):
+    process, pids = long_run(folder, steps)
+    process.kill()
+    process.communicate(timeout=20)
+    assert len(pids) == 1
+    assert gone(pids)
+
+
+ALONE = """
+import sys
+import resnet_training.data, resnet_training.loader
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_data_and_their_processes_need_no_framework():
+    found = subprocess.run(
+        [sys.executable, "-c", ALONE],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout.split()
+    assert {"numpy", "PIL"} <= set(found)
+    frameworks = {"torch", "jax", "flax", "torchvision", "matplotlib", "scipy"}
+    assert not frameworks & set(found)
+
+
+def test_a_process_of_the_loader_imports_no_framework_though_the_program_has(
+    folder: Source,
+):
+    """Here torch and jax are imported: their libraries are in the memory's map."""
+    with Loader(folder, recipe_of(), workers=1) as loader:
+        next(loader.batches(0, 1))
+        maps = [m.path for m in psutil.Process(loader.processes[0]).memory_maps()]
+    assert any("numpy" in path for path in maps)
+    assert not [p for p in maps if "torch" in p or "jax" in p]
+    assert any("torch" in m.path for m in psutil.Process().memory_maps())
+
+
+def test_pixels_of_a_picture_are_not_shared_between_batches(arrays: Data):
+    with Loader(arrays.train, recipe_of()) as loader:
+        first, second = loader.batches(0, 2)
+    assert not np.shares_memory(first.images, second.images)
