@@ -27,7 +27,8 @@ from resnet_training.engine import State
 from resnet_training.loader import Loader
 from resnet_training.metrics import METRICS, read
 from resnet_training.order import check_devices
-from resnet_training.sources import Item, Source
+from resnet_training.pictures import Items
+from resnet_training.sources import Source
 from tests.support.command import Called
 from tests.support.devices import DATA
 from tests.support.pages import ROOT
@@ -235,9 +236,9 @@ class Counted(Source):
         self.labels, self.classes = DATA.train.labels, DATA.train.classes
         self.asked: list[int] = []
 
-    def item(self, index: int) -> Item:
-        self.asked.append(index)
-        return DATA.train.item(index)
+    def items(self, indices: np.ndarray) -> Items:
+        self.asked += indices.tolist()
+        return DATA.train.items(indices)
 
     def name(self, index: int) -> str:
         return DATA.train.name(index)
