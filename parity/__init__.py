@@ -13,9 +13,10 @@ from parity.errors import (
 from parity.files.convert import Conversion, convert
 from parity.files.download import download
 from parity.files.models import create_model
+from parity.files.preprocessing import preprocess
 from parity.files.reading import StateDict, load
 from parity.files.writing import save
-from parity.images import load_image, preprocess, random_images
+from parity.images import load_image, random_images
 from parity.judging.check import check, compare_modules
 from parity.judging.gates import FORWARD, GATES, TRAINING
 from parity.judging.report import Report

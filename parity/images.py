@@ -1,9 +1,9 @@
-"""From a photograph to the network's input, the way torchvision's presets go."""
+"""From a photograph to the network's input, the way torchvision's and timm's go."""
 
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -11,87 +11,33 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from parity.errors import InputError
 from parity.inputs import open_regular
 from resnet_spec import (
+    Preprocessing,
     PublishedWeights,
     ResNetConfig,
+    TimmWeights,
     describe,
-    get_weights,
-    is_published,
-    resolve,
 )
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from resnet_spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 _MOST_BYTES = 2**30  # of a file
 _MOST_RATIO = 100  # of the sides: what is resized is this much larger than what is kept
 _WHITE = 2**16 - 1
 
 
-def preprocess(
-    image: str | os.PathLike[str] | Image.Image,
-    name: str | ResNetConfig = "resnet50",
-    weights: str | os.PathLike[str] | None = "DEFAULT",
-    *,
-    framework: Literal["numpy", "torch", "flax"] = "numpy",
-) -> Any:
-    """Makes what goes into a network of a photograph.
-
-    It is turned as its EXIF says, what is transparent becomes white, and gray of 16
-    bits is scaled to 8; the rest is torchvision's, bit for bit.
-
-    Args:
-        image: a file that PIL opens, or an image of PIL's.
-        name: of the network, or its configuration.
-        weights: whose preprocessing is wanted: a published name; with anything else
-            that of torchvision's first ones (short side to 256, centre crop 224).
-        framework: whose array it shall be.
-
-    Returns:
-        float32 of shape (1, 3, h, w); (1, h, w, 3) for ``"flax"``.
-
-    Raises:
-        ValueError: the file is no image, or one whose white or shape no photograph has;
-            no weights have this name; or the network takes no photographs.
-    """
-    config = resolve(name)
-    if framework not in ("numpy", "torch", "flax"):
-        raise ValueError(
-            f"framework is {framework!r}; it must be 'numpy', 'torch' or 'flax'"
-        )
-    published = None
-    if isinstance(weights, str) and is_published(weights):
-        published = get_weights(config, weights)
-    where = (
-        image.info.get("filename", "image") if isinstance(image, Image.Image) else image
-    )
-    require_photographs(config, where)
-    if isinstance(image, Image.Image):
-        pixels = _preset(_in_rgb(image), published)
-    else:
-        pixels = load_image(image, published)
-    if framework == "torch":
-        import torch
-
-        return torch.from_numpy(pixels)
-    if framework == "flax":
-        import jax.numpy as jnp
-
-        return jnp.asarray(pixels.transpose(0, 2, 3, 1))
-    return pixels
-
-
 def load_image(
-    path: str | os.PathLike[str], weights: PublishedWeights | None = None
+    path: str | os.PathLike[str],
+    weights: Preprocessing | PublishedWeights | TimmWeights | None = None,
 ) -> np.ndarray:
     """Reads and preprocesses a photograph.
 
     Args:
         path: a regular file with any image that PIL opens.
-        weights: the published weights whose preprocessing is wanted; without any, that
-            of torchvision's first ones: short side to 256, centre crop 224.
+        weights: the preprocessing that is wanted, or published weights with theirs;
+            without any, that of torchvision's first ones: short side to 256, centre
+            crop 224.
 
     Returns:
-        float32 of shape (1, 3, 224, 224); bit for bit what torchvision's preset
+        float32 of shape (1, 3, h, w); bit for bit what torchvision's preset
         computes from the same PIL image in RGB, where that is the picture that people
         see. torchvision ignores EXIF, shows black where nothing is, and clips gray of
         16 bits; here a picture is turned as its EXIF says, lies on white, and its gray
@@ -103,7 +49,7 @@ def load_image(
     """
     try:
         with open_regular(path, _MOST_BYTES) as file, Image.open(file) as image:
-            return _preset(_in_rgb(image), weights)
+            return from_image(image, weights)
     except InputError as error:
         raise error.at(path) from error.__cause__
     except MemoryError:
@@ -146,19 +92,35 @@ def _in_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _preset(rgb: Image.Image, weights: PublishedWeights | None) -> np.ndarray:
-    if weights is None:
-        return prepare(rgb)
-    return prepare(rgb, resize=weights.resize, crop=weights.crop)
+def from_image(
+    image: Image.Image,
+    weights: Preprocessing | PublishedWeights | TimmWeights | None = None,
+) -> np.ndarray:
+    """Does what :func:`load_image` does with an image that is open."""
+    how = weights or Preprocessing()
+    if not isinstance(how, Preprocessing):
+        how = how.preprocessing
+    return prepare(_in_rgb(image), **vars(how))
 
 
-def prepare(image: Image.Image, *, resize: int = 256, crop: int = 224) -> np.ndarray:
+def prepare(
+    image: Image.Image,
+    *,
+    resize: int | None = 256,
+    crop: int = 224,
+    interpolation: str = "bilinear",
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> np.ndarray:
     """Resizes the short side, crops the centre, scales to [0, 1] and normalises.
 
     Args:
         image: in RGB.
-        resize: the short side, in pixels; bilinear, antialiased as PIL always does.
+        resize: the short side, in pixels; ``None``: both sides become the square's.
         crop: side of the square, in pixels; not above the short side.
+        interpolation: ``"bilinear"`` or ``"bicubic"``, antialiased as PIL always does.
+        mean: of red, green and blue.
+        std: of the same.
 
     Returns:
         float32 of shape (1, 3, crop, crop).
@@ -166,21 +128,23 @@ def prepare(image: Image.Image, *, resize: int = 256, crop: int = 224) -> np.nda
     Raises:
         ValueError: the crop does not fit.
     """
-    if crop > resize:
+    if resize is not None and crop > resize:
         raise ValueError(f"crop is {crop}; it must be at most resize, {resize}")
     width, height = image.size
     short = min(width, height)
-    if short != resize:
-        # torchvision truncates the long side.
+    # torchvision truncates the long side.
+    size = (crop, crop)
+    if resize is not None:
         size = (int(resize * width / short), int(resize * height / short))
-        image = image.resize(size, Image.Resampling.BILINEAR)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling[interpolation.upper()])
     width, height = image.size
     left, top = round((width - crop) / 2), round((height - crop) / 2)
     image = image.crop((left, top, left + crop, top + crop))
     pixels = np.asarray(image, np.float32).transpose(2, 0, 1)
-    mean, std = (np.array(v, np.float32)[:, None, None] for v in (MEAN, STD))
+    center, scale = (np.array(v, np.float32)[:, None, None] for v in (mean, std))
     # In float32 and in this order: x/255, then -mean, then /std. No two steps commute.
-    normal = (pixels / np.float32(255) - mean) / std
+    normal = (pixels / np.float32(255) - center) / scale
     return np.ascontiguousarray(normal)[None]
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from parity.files.download import Progress
+from parity.files.preprocessing import preprocess
 from parity.files.selecting import Selection
 from parity.files.sources import Chosen, weights_for
-from parity.images import preprocess, random_images
+from parity.images import random_images
 from parity.judging.check import check
 from parity.judging.gates import FORWARD, GATES
 from parity.judging.report import Report

@@ -64,7 +64,11 @@ def root(
 def list_(as_json: Json = False) -> None:
     """List the networks and their published weights."""
     rows = [
-        {"name": name, "weights": resnet_spec.list_weights(name)}
+        {
+            "name": name,
+            "weights": resnet_spec.list_weights(name),
+            "timm": resnet_spec.list_timm_weights(name),
+        }
         | json.loads(resnet_spec.get_config(name).to_json())
         for name in resnet_spec.list_models()
     ]
@@ -77,10 +81,11 @@ def list_(as_json: Json = False) -> None:
         *("name", "block", "layers", "stem", "shortcut", "head", "groups"),
         *("width_per_group", "stride_on"),
     )
-    heads = (*keys[:-2], "width/group", "stride on", "weights")
+    heads = (*keys[:-2], "width/group", "stride on", "weights", "timm:NAME.")
     cells = [
         [",".join(map(str, v)) if isinstance(v := row[k], list) else v for k in keys]
         + [" ".join(row["weights"])]
+        + [" ".join(one.partition(".")[2] for one in row["timm"])]
         for row in rows
     ]
     print(table(heads, cells))
@@ -144,16 +149,17 @@ def summary(
 @app.command("convert")
 def convert_(
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="A file of weights, or a folder of Orbax's or the Hub's.",
-            readable=False,
+            help="A file of weights, a folder of Orbax's or the Hub's, "
+            "hf://owner/name, or timm:resnet50.a1_in1k.",
         ),
     ],
     target: Annotated[
         Path,
         typer.Argument(
-            help="The file to write, in the format that its extension says.",
+            help="The file to write, in the format that its extension says, or a "
+            "folder.",
             readable=False,
         ),
     ],
@@ -166,7 +172,8 @@ def convert_(
         Optional[str],  # noqa: UP045  see Name
         typer.Option(
             metavar="DIALECT",
-            help="Whose names the target gets, from `resnet-twins dialects`.",
+            help="Whose names the target gets, from `resnet-twins dialects`, or timm "
+            "for a folder as it has on the Hub.",
         ),
     ] = None,
     dtype: Annotated[
@@ -188,6 +195,7 @@ def convert_(
     if settings and model is None:
         raise ValueError("--set goes with --model: what it changes must be known")
     from parity import convert
+    from parity.files.hub_address import is_remote
     from resnet_cli.progress import say_notes, status
 
     with status(f"converting {source}"):
@@ -206,9 +214,10 @@ def convert_(
             overwrite=force,
         )
     say_notes(source, done.notes)
+    named = source if is_remote(source) else str(done.source)
     if as_json:
         facts = {
-            "source": str(done.source),
+            "source": named,
             "target": str(done.target),
             "network": done.network,
             "config": json.loads(done.config.to_json()),
@@ -219,7 +228,7 @@ def convert_(
         }
         print(json.dumps(facts, indent=2))
         return
-    print(plain(f"{done.source} ({done.kind}) -> {done.target}"))
+    print(plain(f"{named} ({done.kind}) -> {done.target}"))
     print(f"{done.network}: {done.entries} entries, {done.bytes:,} bytes")
     print("read back: equal, bit for bit")
     print(f"sha256 of the values: {done.sha256}")
@@ -378,7 +387,10 @@ def predict(
             readable=False,
         ),
     ],
-    model: Annotated[str, typer.Option(help="A network.")] = "resnet50",
+    model: Annotated[
+        Optional[str],  # noqa: UP045  see Name
+        typer.Option(help="A network; resnet50 if the weights do not tell."),
+    ] = None,
     weights: Weights = "DEFAULT",
     backend: Annotated[Backend, typer.Option(help="Which twin to run.")] = Backend.both,
     top: Annotated[int, typer.Option(help="How many classes.", min=1)] = 5,
@@ -393,13 +405,18 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify a photograph into ImageNet's classes, or the network's own."""
+    from parity.files.safetensors_format import own_facts
     from parity.files.selecting import Selection
     from resnet_cli import predictions
 
+    config = _config(model or "resnet50", settings)
+    if model is None and not settings and (told := own_facts(weights).get("config")):
+        config = resnet_spec.ResNetConfig.from_json(told)
+        model = resnet_spec.describe(config)
     predictions.predict(
         image,
-        model,
-        _config(model, settings),
+        model or "resnet50",
+        config,
         backend.frameworks(),
         weights=weights,
         chosen=Selection(key, prefix, ignore, rename, dialect),

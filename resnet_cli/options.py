@@ -29,7 +29,10 @@ Name = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Weights = Annotated[
     str,
-    typer.Option(help="A file, published weights such as IMAGENET1K_V1, or `random`."),
+    typer.Option(
+        help="A file, published weights such as IMAGENET1K_V1 or "
+        "timm:resnet50.a1_in1k, hf://owner/name[@revision][/file], or `random`."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Of random weights and images.", min=0)]
 AllowNonfinite = Annotated[

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import resnet_spec
+from parity.files.preprocessing import preprocess
 from parity.files.selecting import Selection
 from parity.files.sources import weights_for
-from parity.images import preprocess
 from parity.running.network import logits
 from parity.running.network import top as likeliest
 from parity.text import table
@@ -51,7 +51,9 @@ def predict(
             twin = build(framework, config, found.state)
             scores[framework] = logits(twin, pixels)[0]
     guesses = {framework: likeliest(s, top) for framework, s in scores.items()}
-    names = resnet_spec.class_names()
+    names = found.labels
+    if config.num_classes != len(names):
+        names = resnet_spec.class_names()
     if config.num_classes != len(names):
         names = tuple(f"class {index}" for index in range(config.num_classes))
     if as_json:

@@ -5,6 +5,14 @@ from typing import Any
 from resnet_spec.config import ResNetConfig
 from resnet_spec.optim import OptimizerConfig, Schedule
 from resnet_spec.paper import Printed, printed
+from resnet_spec.preprocessing import Preprocessing
+from resnet_spec.timm_weights import (
+    TimmWeights,
+    get_timm_weights,
+    is_timm,
+    list_timm_weights,
+    timm_name,
+)
 from resnet_spec.training import RECIPES, TrainingRecipe, get_recipe
 from resnet_spec.variants import (
     closest_name,
@@ -20,16 +28,19 @@ from resnet_spec.weights import (
     get_weights,
     is_published,
     list_weights,
+    published_file,
     published_sha256,
 )
 
 __all__ = [
     "RECIPES",
     "OptimizerConfig",
+    "Preprocessing",
     "Printed",
     "PublishedWeights",
     "ResNetConfig",
     "Schedule",
+    "TimmWeights",
     "TrainingRecipe",
     "class_names",
     "closest_name",
@@ -37,13 +48,18 @@ __all__ = [
     "find_name",
     "get_config",
     "get_recipe",
+    "get_timm_weights",
     "get_weights",
     "is_published",
+    "is_timm",
     "list_models",
+    "list_timm_weights",
     "list_weights",
     "printed",
+    "published_file",
     "published_sha256",
     "resolve",
+    "timm_name",
 ]
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from resnet_spec.config import ResNetConfig, _is_count
 from resnet_spec.optim import NO_DECAY, OF_RULE, OptimizerConfig, Rule, Schedule
+from resnet_spec.preprocessing import Preprocessing
 from resnet_spec.settings import Settings, is_number
 from resnet_spec.spelling import did_you_mean
 from resnet_spec.variants import resolve
@@ -285,6 +286,24 @@ class TrainingRecipe(Settings):
     def centre(self) -> int:
         """Side of the images that are evaluated."""
         return self.evaluation_crop or self.size
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to a photograph before it is evaluated.
+
+        Raises:
+            ValueError: its network takes no photographs in colour.
+        """
+        mean, std = (tuple(map(float, v)) for v in (self.mean, self.std))
+        if len(mean) != 3 or len(std) != 3:
+            raise ValueError(f"mean is {mean}; a photograph has three channels")
+        return Preprocessing(
+            resize=self.evaluation_resize,
+            crop=self.centre,
+            interpolation=self.interpolation,
+            mean=mean,
+            std=std,
+        )
 
     @property
     def groups(self) -> int:

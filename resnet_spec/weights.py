@@ -11,6 +11,7 @@ from functools import cache
 from importlib.resources import files
 
 from resnet_spec.config import ResNetConfig
+from resnet_spec.preprocessing import Preprocessing
 from resnet_spec.variants import describe, find_name
 
 
@@ -38,6 +39,11 @@ class PublishedWeights:
     def filename(self) -> str:
         """Name of the published file."""
         return f"{self.model}-{self.sha256}.pth"
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to a photograph for it."""
+        return Preprocessing(resize=self.resize, crop=self.crop)
 
 
 # fmt: off
@@ -101,10 +107,16 @@ def get_weights(model: str | ResNetConfig, name: str) -> PublishedWeights:
     return _WEIGHTS[model, name]
 
 
+def published_file(filename: str) -> PublishedWeights | None:
+    """Returns the weights that are published as a file of this name, if any are."""
+    rows = _WEIGHTS.values()
+    return next((row for row in rows if row.filename == filename), None)
+
+
 def published_sha256(filename: str) -> str | None:
     """Returns the sha256 prefix of the published file of this name, if there is one."""
-    rows = _WEIGHTS.values()
-    return next((row.sha256 for row in rows if row.filename == filename), None)
+    found = published_file(filename)
+    return None if found is None else found.sha256
 
 
 @cache

@@ -16,10 +16,8 @@ import numpy as np
 
 from parity.errors import CheckpointError
 from parity.files import opening
-from parity.files.content import MAX_BYTES
-from parity.files.safetensors_format import header_of
+from parity.files.safetensors_format import own_facts
 from parity.files.writing import save
-from parity.inputs import open_regular
 from parity.weights.digest import digest
 from parity.weights.state import as_array
 from resnet_spec import ResNetConfig, TrainingRecipe
@@ -128,15 +126,10 @@ def progress_in(path: str | os.PathLike[str]) -> Progress | None:
     """Returns what a file of weights says of its training; ``None`` if nothing.
 
     Raises:
-        CheckpointError: there is no such file, or it is damaged.
+        CheckpointError: it says what no run does.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors" or path.is_dir():
-        return None
+    told = own_facts(path).get("training")
     try:
-        with open_regular(path, MAX_BYTES, CheckpointError) as file:
-            metadata = header_of(file, os.fstat(file.fileno()).st_size)[1]
-        told = (metadata or {}).get("training")
         return None if told is None else Progress.of(told)
     except CheckpointError as error:
         raise error.at(path) from error.__cause__

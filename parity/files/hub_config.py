@@ -12,19 +12,25 @@ from parity.errors import CheckpointError
 from parity.inputs import open_regular
 from resnet_spec import ResNetConfig
 from resnet_spec.printable import plain
+from resnet_spec.timm_weights import ANTI_ALIASED
 
 NAME = "config.json"
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "flax_model.msgpack",
+)
 """Files of weights that a folder of the Hub's has, the preferred one first."""
 
-_MOST_BYTES = 2**22
+PREPROCESSOR = "preprocessor_config.json"
 
-_ANTI_ALIASED = {
-    "resnetaa": ("average", ("34d", "50", "50d", "101d")),
-    "resnetblur": ("blur", ("18", "50", "50d", "101d")),
-}
-"""Networks of timm whose anti-aliasing no name and no shape of an entry shows."""
+BESIDE = (NAME, PREPROCESSOR)
+"""Files that describe them."""
+
+_MOST_BYTES = 2**22
 
 _DEEP = {"stem": "deep", "shortcut": "D"}
 """What a ``d`` behind a depth says."""
@@ -32,35 +38,42 @@ _DEEP = {"stem": "deep", "shortcut": "D"}
 
 def describes(path: Path) -> bool:
     """Whether a config.json beside a file is about it, as it is on the Hub."""
-    return path.name in (*WEIGHTS, "flax_model.msgpack")
+    return path.name in WEIGHTS
 
 
 def is_hub_folder(path: Path) -> bool:
     """Whether a folder has weights and what describes them, as the Hub's have."""
-    return (path / NAME).is_file() and any((path / name).is_file() for name in WEIGHTS)
+    there = [name for name in WEIGHTS if (path / name).is_file()]
+    # What is in several files describes itself.
+    return ((path / NAME).is_file() and bool(there)) or any(map(is_index, there))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def is_index(name: str) -> bool:
+    """Whether a file of this name says in which others the weights lie."""
+    return name.endswith(".index.json")
+
+
+def read_config(folder: Path, name: str = NAME) -> dict[str, Any]:
     """Reads what describes the weights in a folder; nothing if nothing does.
 
     Raises:
         CheckpointError: it is no JSON object.
     """
-    path = folder / NAME
+    path = folder / name
     if not path.is_file():
         return {}
     try:
         with open_regular(path, _MOST_BYTES, CheckpointError) as file:
             found = json.loads(file.read())
     except CheckpointError as error:
-        raise CheckpointError(f"{NAME} beside it is no JSON ({error})") from error
+        raise CheckpointError(f"{name} beside it is no JSON ({error})") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{NAME} beside it is no JSON", advice="Get it again, or move it away"
+            f"{name} beside it is no JSON", advice="Get it again, or move it away"
         ) from error
     if not isinstance(found, dict):
         raise CheckpointError(
-            f"{NAME} beside it is no object", advice="Get it again, or move it away"
+            f"{name} beside it is no object", advice="Get it again, or move it away"
         )
     return found
 
@@ -77,6 +90,17 @@ def told_settings(told: Mapping[str, Any]) -> dict[str, Any]:
     return of_name(architecture) if isinstance(architecture, str) else {}
 
 
+def labels_in(told: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns what classes are called, of transformers or timm; nothing if unsaid."""
+    found = told.get("id2label") or told.get("label_names")
+    if isinstance(found, Mapping):
+        found = [found.get(str(index)) for index in range(len(found))]
+    names = found if isinstance(found, list) else []
+    texts = tuple(name for name in names if isinstance(name, str))
+    # LABEL_0 is what transformers writes where nobody has said it.
+    return () if len(texts) < len(names) or "LABEL_0" in texts else texts
+
+
 def anti_aliased(config: ResNetConfig) -> list[str]:
     """Returns the networks of timm whose weights look like those of a network."""
     fields = ("num_classes", "in_channels", "include_top")
@@ -88,7 +112,7 @@ def anti_aliased(config: ResNetConfig) -> list[str]:
 
     return [
         prefix + depth
-        for prefix, (_, depths) in _ANTI_ALIASED.items()
+        for prefix, (_, depths) in ANTI_ALIASED.items()
         for depth in depths
         if plain(depth) == config
     ]
@@ -102,7 +126,7 @@ def of_name(architecture: str) -> dict[str, Any]:
             dash, as files have it.
     """
     name, anti_alias = architecture.replace("-", ".").partition(".")[0], "none"
-    for prefix, (kind, depths) in _ANTI_ALIASED.items():
+    for prefix, (kind, depths) in ANTI_ALIASED.items():
         if name.removeprefix(prefix) in depths:
             name, anti_alias = "resnet" + name.removeprefix(prefix), kind
     stride_on, shortcut = "3x3", "B"

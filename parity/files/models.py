@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from parity.errors import TransferWarning
 from parity.files.download import Progress
+from parity.files.hub_address import is_remote
 from parity.files.selecting import Selection
 from parity.files.sources import ENDS, weights_for
 from parity.weights.changes import adapt_in_channels
@@ -45,8 +46,9 @@ def create_model(
         name: from ``resnet_spec.list_models()``, or a configuration.
         framework: ``"torch"`` or ``"flax"``.
         weights: ``None`` for new ones as training starts from; a published name such as
-            ``"DEFAULT"`` or ``"IMAGENET1K_V2"``, downloaded once; a path of any file
-            that :func:`parity.load` reads; ``"random"`` for values that hide no fault.
+            ``"DEFAULT"``, ``"IMAGENET1K_V2"`` or ``"timm:resnet50.a1_in1k"``, or
+            ``"hf://owner/name"``, downloaded once; a path of any file that
+            :func:`parity.load` reads; ``"random"`` for values that hide no fault.
         seed: of whatever is random.
         key: entry of a file that has several states; this and the next four as in
             :func:`parity.load`.
@@ -62,7 +64,7 @@ def create_model(
 
     Raises:
         CheckpointError: the file is damaged, or is not this network's.
-        DownloadError: the published file cannot be had.
+        DownloadError: the published file, or what is on the Hub, cannot be had.
         ValueError: the name, a field, the framework or the weights are not known.
     """
     if framework not in ("torch", "flax"):
@@ -103,7 +105,8 @@ def create_model(
         notes.append(f"{', '.join(new)} are new and random: train them")
     load_state_dict(model, state, ignore=other)
     if notes:
-        said = f"{Path(weights).name}: {'; '.join(notes)}"
+        name = weights if is_remote(weights) else Path(weights).name
+        said = f"{name}: {'; '.join(notes)}"
         warnings.warn(said, TransferWarning, stacklevel=2)
     model.eval()
     return model

@@ -19,6 +19,7 @@ from parity.files.hub_config import (
     WEIGHTS,
     describes,
     is_hub_folder,
+    is_index,
     read_config,
 )
 from parity.files.keras_format import KERAS_MEMBERS, read_hdf5, read_keras
@@ -27,6 +28,7 @@ from parity.files.npz import read_npz
 from parity.files.orbax_format import is_folder, read_orbax
 from parity.files.pth import LEGACY_MAGIC, read_legacy, read_zip
 from parity.files.safetensors_format import entries_at, header_of, read_safetensors
+from parity.files.shards import read_shards
 from parity.files.stages import stage
 from parity.inputs import open_regular
 
@@ -94,15 +96,19 @@ def read(path: Path) -> Content:
             content.sha256 = sha.hexdigest()
             content.told = read_config(path)
             return content
-        with open_regular(path, MAX_BYTES, CheckpointError) as file:
-            size = os.fstat(file.fileno()).st_size
-            content = _recognise(file, size)(file, size, hear)
+        if is_index(path.name):
+            content = read_shards(path, _recognise, hear)
+        else:
+            with open_regular(path, MAX_BYTES, CheckpointError) as file:
+                size = os.fstat(file.fileno()).st_size
+                content = _recognise(file, size)(file, size, hear)
+                content.size = size
     except OSError as error:
         raise CheckpointError(
             f"cannot be read ({error.strerror or error})",
             advice="Check the path and its permissions",
         ) from error
-    content.size, content.sha256 = size, sha.hexdigest()
+    content.sha256 = sha.hexdigest()
     if describes(path):
         content.told = read_config(path.parent)
     known = {suffix for suffixes in _EXTENSIONS.values() for suffix in suffixes}

@@ -18,7 +18,10 @@ import resnet_spec
 from parity.errors import CheckpointError
 from parity.files import opening
 from parity.files.content import Content
-from parity.files.hub_config import anti_aliased, of_name, told_settings
+from parity.files.download import Progress
+from parity.files.hub import located
+from parity.files.hub_address import is_remote
+from parity.files.hub_config import anti_aliased, labels_in, of_name, told_settings
 from parity.files.selecting import Selection, unwrapped
 from parity.files.stages import stage
 from parity.files.values import leaf_problem, require_names, require_values
@@ -44,6 +47,8 @@ class StateDict(dict[str, np.ndarray]):
         dialect: whose names the file has; here they are torchvision's.
         config: the network that the metadata or the dialect tells, if one does.
         guessed: settings of it that are assumed.
+        labels: what a run, or a config.json beside it, calls the classes.
+        path: of the file; of what is on the Hub, where it was put.
         sha256: of the file.
     """
 
@@ -52,12 +57,16 @@ class StateDict(dict[str, np.ndarray]):
         arrays: Mapping[str, np.ndarray],
         content: Content,
         found: Recognised,
+        path: Path,
     ) -> None:
         super().__init__(arrays)
+        self.path = path
         self.kind = content.kind
         self.notes = content.notes
         self.metadata = content.metadata or {}
         self.sha256 = content.sha256
+        training = self.metadata.get("training") or {}
+        self.labels = tuple(training.get("classes", ())) or labels_in(content.told)
         self.dialect = found.dialect
         self.config, self.guessed = _config_in(self.metadata), ()
         if self.config is not None:
@@ -84,7 +93,9 @@ def load(
     ``notes`` say so.
 
     Args:
-        path: a regular file, or a folder of Orbax's or the Hub's.
+        path: a regular file, or a folder of Orbax's or the Hub's;
+            ``"hf://owner/name[@revision][/file]"`` or a name of timm's such as
+            ``"timm:resnet50.a1_in1k"``, downloaded once.
         key: name of the wrapper's entry, where there are several; dots lead further in.
         prefix: of the names that are meant, as ``"teacher.backbone"``.
         ignore: patterns of names that are left out, as ``"head.*"``.
@@ -95,19 +106,29 @@ def load(
     Raises:
         CheckpointError: there is no such file, it is damaged, holds more than plain
             tensors, or values that no network has. All problems of a kind are named.
-        ValueError: there is no such dialect, or a rule to rename is none.
+        DownloadError: what is on the Hub cannot be had.
+        ValueError: there is no such dialect, or name of timm's; or a rule to rename is
+            none.
     """
     chosen = Selection(key, prefix, ignore, rename, dialect)
     return load_selected(path, chosen, allow_nonfinite=allow_nonfinite)
 
 
 def load_selected(
-    path: str | os.PathLike[str], chosen: Selection, *, allow_nonfinite: bool = False
+    path: str | os.PathLike[str],
+    chosen: Selection,
+    *,
+    allow_nonfinite: bool = False,
+    progress: Progress = lambda done, total: None,
 ) -> StateDict:
-    """Does what :func:`load` does."""
-    path = Path(path)
+    """Does what :func:`load` does; ``progress`` is told the bytes of a download."""
+    verified = is_remote(path)
+    named: str | os.PathLike[str] = path if verified else Path(path)
+    path = located(path, progress)
     try:
         content = opening.read(path)
+        # A cache without links keeps no hashes: nothing could be compared.
+        content.checked |= verified and path.is_symlink()
         notes = content.notes
         _check_published_name(path.name, content.sha256)
         limit = 2 * content.size + 2**28
@@ -129,14 +150,14 @@ def load_selected(
             notes.extend(_assumed(found, path.name))
         arrays = _fill_counts(found.arrays, notes)
         require_values(arrays, allow_nonfinite=allow_nonfinite)
-        return StateDict(arrays, content, found)
+        return StateDict(arrays, content, found, path)
     except CheckpointError as error:
-        raise error.at(path) from error.__cause__
+        raise error.at(named) from error.__cause__
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # what nobody thought of is the file's fault too
         what = f"cannot be understood ({type(error).__name__}: {error!s:.200})"
-        raise CheckpointError(what, path=path) from error
+        raise CheckpointError(what, path=named) from error
 
 
 def _without_slots(value: Mapping[Any, Any], notes: list[str]) -> dict[Any, Any]:
@@ -205,7 +226,9 @@ def notes_of(state: StateDict, *, named: bool) -> list[str]:
     return [note for note in state.notes if not (named and note.startswith(_ASSUMED))]
 
 
-def require_config(state: StateDict, config: ResNetConfig, path: Path) -> None:
+def require_config(
+    state: StateDict, config: ResNetConfig, path: str | os.PathLike[str]
+) -> None:
     """Checks that a file of this project was written for this network.
 
     Weights of v1 fit v1.5 without complaint, and give other numbers; so do those for

@@ -8,6 +8,7 @@ place of the one that was made for it, and copies every tensor first.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -17,8 +18,9 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from parity.errors import CheckpointError
-from parity.files.content import MAX_INDEX, Content, Hear, own_metadata
+from parity.errors import CheckpointError, InputError
+from parity.files.content import MAX_BYTES, MAX_INDEX, Content, Hear, own_metadata
+from parity.inputs import open_regular
 
 _Place = tuple[np.dtype, tuple[int, ...], int, int]
 """Dtype and shape of an entry of a .safetensors, and where its bytes begin and end."""
@@ -41,6 +43,22 @@ _SAFETENSORS_DTYPES: dict[str, Any] = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+
+
+def own_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns what this project wrote beside the weights in a file; nothing otherwise.
+
+    Only a regular ``.safetensors`` is looked into. What is wrong with it, whoever reads
+    the weights will say.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    try:
+        with open_regular(path, MAX_BYTES) as file:
+            return header_of(file, os.fstat(file.fileno()).st_size)[1] or {}
+    except InputError:
+        return {}
 
 
 def read_safetensors(file: BinaryIO, size: int, hear: Hear) -> Content:
@@ -66,7 +84,7 @@ def header_of(
     try:
         header = json.loads(
             text.decode("utf-8"),
-            object_pairs_hook=_no_repeats,
+            object_pairs_hook=no_repeats,
             parse_int=_short_int,
             parse_float=_no_number,
             parse_constant=_no_number,
@@ -176,7 +194,8 @@ def _no_number(text: str) -> None:
     raise ValueError(f"{text:.20} in it is no whole number")
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object of JSON; raises ValueError if it has a name twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         (repeated, _), *_ = Counter(name for name, _ in pairs).most_common(1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from parity.errors import CheckpointError
 from parity.files.download import Progress, download
+from parity.files.hub_address import is_remote
 from parity.files.reading import (
     StateDict,
     load_selected,
@@ -22,7 +23,13 @@ from parity.weights.digest import digest
 from parity.weights.samples import random_state
 from parity.weights.strict import require
 from parity.weights.twins import entries_of
-from resnet_spec import ResNetConfig, get_weights, is_published
+from resnet_spec import (
+    ResNetConfig,
+    get_timm_weights,
+    get_weights,
+    is_published,
+    is_timm,
+)
 
 ENDS = ("in_channels", "num_classes", "include_top")
 """The settings in which a network may differ from its weights, and be learnt anew."""
@@ -38,6 +45,7 @@ class Chosen:
         what: where they come from, in words.
         sha256: of the values as they were found, before any cast.
         notes: what was accepted or changed on the way.
+        labels: what its classes are called, if that lies beside the weights.
     """
 
     state: dict[str, np.ndarray]
@@ -45,6 +53,7 @@ class Chosen:
     what: str
     sha256: str
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 def weights_for(
@@ -61,7 +70,8 @@ def weights_for(
 
     Args:
         config: the network that they are for.
-        weights: ``"random"``, a published name such as ``IMAGENET1K_V1``, or a path.
+        weights: ``"random"``, a published name such as ``IMAGENET1K_V1`` or
+            ``timm:resnet50.a1_in1k``, a path, or ``hf://owner/name``.
         seed: of random weights.
         chosen: what of a file is meant.
         allow_nonfinite: accept NaN and infinity in a file.
@@ -71,7 +81,7 @@ def weights_for(
 
     Raises:
         CheckpointError: the file is damaged, or is not this network's.
-        DownloadError: the published file cannot be had.
+        DownloadError: the published file, or what is on the Hub, cannot be had.
         ValueError: no weights are published under this name.
     """
     expected = entries_of(config)
@@ -79,12 +89,16 @@ def weights_for(
         what = f"random weights, seed {seed} (not trained: its classes mean nothing)"
         state = random_state(expected, seed=seed)
         return Chosen(state, config, what, digest(state))
-    path = Path(weights)
-    if is_published(weights):
+    path: str | Path = weights if is_remote(weights) else Path(weights)
+    if is_timm(weights):
+        get_timm_weights(weights, config)  # are they for it?
+    elif is_published(weights):
         published = get_weights(config, weights)
         path = download(published, progress=progress)
         weights = f"{published.name} of torchvision ({path.name})"
-    loaded = load_selected(path, chosen, allow_nonfinite=allow_nonfinite)
+    loaded = load_selected(
+        path, chosen, allow_nonfinite=allow_nonfinite, progress=progress
+    )
     notes = notes_of(loaded, named=True)
     if fit:
         config = _as_found(config, loaded)
@@ -104,7 +118,7 @@ def weights_for(
     ]
     if beyond:
         raise CheckpointError({"too large for float32": beyond}, path=path)
-    return Chosen(state, config, weights, digest(loaded), tuple(notes))
+    return Chosen(state, config, weights, digest(loaded), tuple(notes), loaded.labels)
 
 
 def _as_found(config: ResNetConfig, loaded: StateDict) -> ResNetConfig:

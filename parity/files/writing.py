@@ -6,6 +6,7 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -16,7 +17,11 @@ from parity.errors import CheckpointError, OutputError
 from parity.files import opening
 from parity.files.atomic import replacing, replacing_folder, sync
 from parity.files.content import TOOL, written_metadata
-from parity.files.hub_folder import require_folder, write_folder
+from parity.files.hub_folder import (
+    require_folder,
+    write_timm,
+    write_transformers,
+)
 from parity.files.keras_format import write_h5, write_weights_h5
 from parity.files.msgpack_format import write_msgpack
 from parity.files.npz import write_npz
@@ -34,7 +39,7 @@ from parity.weights.identify import identify
 from parity.weights.state import as_array, convertible, state_dict
 from parity.weights.strict import require
 from parity.weights.twins import entries_in
-from resnet_spec import ResNetConfig
+from resnet_spec import Preprocessing, ResNetConfig
 
 Format = Literal[
     "pth",
@@ -46,6 +51,7 @@ Format = Literal[
     "weights.h5",
     "orbax",
     "huggingface",
+    "timm",
 ]
 
 _EXTENSIONS: dict[str, Format] = {
@@ -69,6 +75,7 @@ def save(
     source: tuple[str, str] | None = None,
     guessed: Sequence[str] = (),
     dialect: str | None = None,
+    preprocessing: Preprocessing | None = None,
     allow_nonfinite: bool = False,
     training: Mapping[str, Any] | None = None,
 ) -> str:
@@ -83,14 +90,18 @@ def save(
         config: what network this is; a twin brings its own.
         format: ``"pth"``, ``"pth-legacy"`` (as before torch 1.6), ``"safetensors"``,
             ``"npz"``, ``"msgpack"`` (Flax's), ``"h5"`` and ``"weights.h5"`` (Keras's,
-            which take no other names than Keras's), or a folder, ``"orbax"`` or
-            ``"huggingface"``; by default what the path's extension says, or else the
-            dialect. npz, msgpack and orbax have no room for what it carries beside.
+            which take no other names than Keras's), or a folder, ``"orbax"``,
+            ``"huggingface"`` or ``"timm"``, of which the last two are what
+            ``huggingface_hub`` uploads; by default what the path's extension says, or
+            else the dialect. npz, msgpack and orbax have no room for what it carries
+            beside.
         overwrite: replace a file that is there.
         source: name and sha256 of the file that the state was read from, if any.
         guessed: settings of the configuration that nobody has said.
         dialect: whose names the file gets, of ``parity.DIALECTS``; by default
             torchvision's, and in Keras's, Flax's and Hugging Face's own formats theirs.
+        preprocessing: what is done to photographs for these weights; only the last two
+            formats have room for it.
         allow_nonfinite: accept NaN and infinity, as :func:`parity.load` must then too.
         training: what a run says of itself. Arrays whose names have a slash are the
             run's own then, and no weights to :func:`parity.load`.
@@ -124,10 +135,11 @@ def save(
             raise CheckpointError({"no weights": problems})
         require_names(arrays)
         require_values(arrays, allow_nonfinite=allow_nonfinite)
-        if speech.name != OWN:
-            if config is None:
-                config = _identified(arrays, speech)
-                guessed = guessed_of(config)
+        foreign = speech.name != OWN
+        if config is None and (foreign or format == "timm"):
+            config = _identified(arrays, speech)
+            guessed = guessed_of(config)
+        if foreign and config is not None:
             arrays = _spoken(arrays, speech, config, format)
     except CheckpointError as error:
         raise error.at(path) from None
@@ -147,7 +159,14 @@ def save(
         metadata["dialect"] = speech.name
     if source is not None:
         metadata["source"] = dict(zip(("name", "sha256"), source, strict=True))
-    write(path, arrays, written_metadata(metadata), format, overwrite=overwrite)
+    write(
+        path,
+        arrays,
+        written_metadata(metadata),
+        format,
+        preprocessing=preprocessing,
+        overwrite=overwrite,
+    )
     return sha256
 
 
@@ -157,6 +176,7 @@ def write(
     metadata: dict[str, str] | None,
     format: Format,
     *,
+    preprocessing: Preprocessing | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes arrays as they are, under any names that the format can hold.
@@ -168,7 +188,8 @@ def write(
         arrays: what to write, in the order that is written.
         metadata: what to write beside them, where the format has room for it.
         format: as for :func:`save`.
-        overwrite: replace a file that is there, or with ``"orbax"`` a folder of Orbax.
+        preprocessing: as for :func:`save`.
+        overwrite: replace a file that is there, or a folder of the same kind.
 
     Raises:
         CheckpointError: the format cannot hold these names or values.
@@ -181,9 +202,12 @@ def write(
         target = replacing_folder(path, overwrite, _FOLDERS[format])
     else:
         target = replacing(path, overwrite)
+    writer = _WRITERS[format]
+    if format in CARDED:
+        writer = partial(writer, preprocessing=preprocessing)
     with target as temporary:
         try:
-            _WRITERS[format](temporary, arrays, metadata)
+            writer(temporary, arrays, metadata)
             sync(temporary)
             if not _holds(temporary, arrays):
                 raise OutputError(
@@ -222,6 +246,8 @@ def format_of(path: str | os.PathLike[str], dialect: str | None = None) -> Forma
     Raises:
         OutputError: it stands for none.
     """
+    if dialect == "timm" and Path(path).suffix.lower() not in _EXTENSIONS:
+        return "timm"
     if dialect in DIALECTS and not Path(path).suffix:
         usual: Any = DIALECTS[dialect].formats[0]
         if usual in _FOLDERS:
@@ -241,7 +267,7 @@ def format_of(path: str | os.PathLike[str], dialect: str | None = None) -> Forma
             path,
             f"the extension {extension!r} names no format",
             f"Use one of {', '.join(_EXTENSIONS)}; a folder's dialects are nnx, jaxnn, "
-            "bonsai and huggingface",
+            "bonsai, huggingface and timm",
         )
     return _EXTENSIONS[extension]
 
@@ -297,9 +323,7 @@ def _write_legacy_pth(
     _write_pth(path, arrays, metadata, legacy=True)
 
 
-_Writer = Callable[[Path, Mapping[str, np.ndarray], dict[str, str] | None], None]
-
-_WRITERS: dict[Format, _Writer] = {
+_WRITERS: dict[Format, Callable[..., None]] = {
     "safetensors": write_safetensors,
     "pth": _write_pth,
     "pth-legacy": _write_legacy_pth,
@@ -308,14 +332,19 @@ _WRITERS: dict[Format, _Writer] = {
     "h5": write_h5,
     "weights.h5": write_weights_h5,
     "orbax": write_orbax,
-    "huggingface": write_folder,
+    "huggingface": write_transformers,
+    "timm": write_timm,
 }
 
 _FOLDERS: dict[str, Callable[[Path], None]] = {
     "orbax": require_orbax,
     "huggingface": require_folder,
+    "timm": require_folder,
 }
 """Formats that are folders, and what refuses one that is not to be replaced."""
+
+CARDED = ("huggingface", "timm")
+"""Those of the Hub's, which say what is done to photographs, and have a card."""
 
 USUAL_DIALECT: dict[str, str] = {
     "h5": "keras",

@@ -62,6 +62,10 @@ def test_list_has_every_network(call: Called):
     rows = json.loads(call("list", "--json")[0])
     assert [row["name"] for row in rows] == resnet_spec.list_models()
     assert rows[2]["weights"] == ["IMAGENET1K_V1", "IMAGENET1K_V2"]
+    assert "timm:resnet50.a1_in1k" in rows[2]["timm"]
+    line = next(one for one in out.splitlines() if one.startswith("resnet50 "))
+    assert "IMAGENET1K_V2" in line
+    assert " a1_in1k a1h_in1k " in line
 
 
 def test_summary_is_the_same_from_both_twins(call: Called):

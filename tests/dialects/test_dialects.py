@@ -370,6 +370,7 @@ def test_the_command_lists_and_converts(tmp_path: Path, call: Any):
     source, folder = tmp_path / "a.pth", tmp_path / "folder"
     torch.save({n: torch.from_numpy(a) for n, a in state_of(BASIC).items()}, source)
     call("convert", str(source), str(folder), "--to", "huggingface")
-    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors"}
+    names = {"README.md", "config.json", "model.safetensors"}
+    assert {p.name for p in folder.iterdir()} == names
     call("convert", str(folder), str(tmp_path / "b.pth"), "--from", "huggingface")
     assert differing_bits(parity.load(tmp_path / "b.pth"), state_of(BASIC)) == {}

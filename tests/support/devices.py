@@ -1,8 +1,9 @@
 """A process that trains on several devices: what ``test_devices.py`` starts.
 
 The command takes a backend, a folder and tasks as JSON, by name: ``recipe`` and
-``options`` of an engine, or a ``run`` to begin or to go on with. What each found is in
-the folder, by its name and the process's rank.
+``options`` of an engine, and after how many steps another one takes over; or a ``run``
+to begin or to go on with. What each found is in the folder, by its name and the
+process's rank.
 """
 
 from __future__ import annotations
@@ -37,7 +38,13 @@ def main(backend: Backend, folder: Path, tasks: dict[str, dict[str, Any]]) -> No
         one = recipe(**task["recipe"])
         with _fault(backend, task.get("fault")):
             engine = engine_of(backend, one, DATA, **task["options"])
-            losses, arrays = trained(engine, one, DATA, 0, engine.plan.steps)
+            end = engine.plan.steps
+            losses, arrays = trained(engine, one, DATA, 0, task.get("stop", end))
+            if "stop" in task:  # and a new engine goes on
+                engine = engine_of(backend, one, DATA, **task["options"])
+                engine.restore(arrays, task["stop"])
+                more, arrays = trained(engine, one, DATA, task["stop"], end)
+                losses += more
         found = {**arrays, "losses": np.array(losses)}
         with loader_of(engine, one, DATA) as loader:
             batches = loader.evaluation(DATA.validation)

@@ -17,7 +17,7 @@ from resnet_training.plan import Plan
 
 SMALL: dict[str, Any] = {
     "network": "cifar_resnet20",
-    "settings": {"layers": [1, 1, 1], "widths": [6, 8, 12]},
+    "settings": {"layers": [1, 1], "widths": [4, 6]},
     "batch": 8,
     "size": 12,
     "evaluation_resize": 12,

@@ -121,7 +121,8 @@ def two(folder: Path) -> Found:
         for fault in ("own statistics", "sum of gradients")
     }
     run = {"run": str(folder / "run"), "stop": 5, "options": {}, "recipe": RUN}
-    all_of = {**tasks(list(CASES)), **wrong, "run": run}
+    stopped = {"stopped": {**tasks(["groups, parts"])["groups, parts"], "stop": 4}}
+    all_of = {**tasks(list(CASES)), **stopped, **wrong, "run": run}
     return train(folder / "two", "torch", torch=2, of=[all_of])
 
 
@@ -176,6 +177,15 @@ def test_groups_are_the_same_in_both_frameworks_and_no_global_norm(
     assert apart(jax[name, 0], two[name, 0]) <= LIMIT
     usual = alone["plain" if name == "groups" else "parts"]
     assert elsewhere(two[name, 0], usual)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_processes_go_on_to_the_same_bits(two: Found, rank: int):
+    found, expected = two["stopped", rank], two["groups, parts", rank]
+    for name in expected:
+        # The second one began again with the first one's running statistics.
+        if rank == 0 or "running" not in name:
+            assert np.array_equal(found[name], expected[name]), name
 
 
 # All processes evaluate the first one's statistics, and the counts are over all.

@@ -53,15 +53,39 @@ PARTS: dict[str, TrainingRecipe] = {
 }  # fmt: skip
 
 
+TOGETHER: dict[str, TrainingRecipe] = {
+    "sgd": recipe(
+        nesterov=True, decay="cosine", milestones=(), warmup_epochs=0.5,
+        label_smoothing=0.1, clip_norm=1.0, ema_decay=0.9, ema_every=2,
+    ),
+    "adamw": recipe(
+        optimizer="adamw", learning_rate=1e-3, weight_decay=0.3, erasing=0.5,
+        no_decay=("norm", "bias"), mixup=0.2, cutmix=1.0,
+    ),
+    "lamb": recipe(
+        optimizer="lamb", learning_rate=1e-2, weight_decay=0.1, eps=1e-6, loss="bce",
+        no_decay=("norm",), label_smoothing=0.1, accumulate=2,
+    ),
+    "rmsprop": recipe(
+        optimizer="rmsprop", learning_rate=1e-3, momentum=0.9, centered=True,
+        crop="random-resized", augment="trivial", repeats=2, decay="linear",
+        milestones=(),
+    ),
+}  # fmt: skip
+"""All parts, several in a run."""
+
+
 def apart(found: State, expected: State) -> tuple[float, str]:
     """The largest relative difference, and whose it is."""
     assert list(found) == list(expected)
     return max((deviation(found[name], expected[name]).l2, name) for name in expected)
 
 
-@pytest.mark.parametrize("name", PARTS)
-def test_each_part_of_a_recipe_is_one_trajectory_in_float64(name: str):
-    one = PARTS[name]
+@pytest.mark.parametrize(
+    "name", [*TOGETHER, *(pytest.param(n, marks=pytest.mark.slow) for n in PARTS)]
+)
+def test_the_parts_of_a_recipe_are_one_trajectory_in_float64(name: str):
+    one = (TOGETHER | PARTS)[name]
     losses, expected = learnt("torch", one, DATA)
     theirs, found = learnt("flax", one, DATA)
     assert deviation(np.array(theirs), np.array(losses)).l2 <= LIMIT
@@ -100,19 +124,12 @@ HAND_OVERS: list[tuple[Backend, Backend]] = [
     ("torch", "flax"),
     ("flax", "torch"),
 ]
-CARRIED = (
-    "nesterov, cosine, smoothing",
-    "adamw without decay on norms",
-    "rmsprop",
-    "lamb, clipped",
-    "average",
-)
 
 
-@pytest.mark.parametrize("name", CARRIED)
+@pytest.mark.parametrize("name", TOGETHER)
 @pytest.mark.parametrize(("before", "after"), HAND_OVERS)
 def test_a_run_goes_on_where_it_was_stopped(name: str, before: Backend, after: Backend):
-    one = PARTS[name]
+    one = TOGETHER[name]
     losses, expected = learnt("torch" if before != after else before, one, DATA)
     first, arrays = learnt(before, one, DATA, stop=7)
     second, found = learnt(after, one, DATA, start=7, arrays=arrays)
@@ -124,10 +141,10 @@ def test_a_run_goes_on_where_it_was_stopped(name: str, before: Backend, after: B
         assert apart(found, expected)[0] <= LIMIT
 
 
-@pytest.mark.parametrize("name", CARRIED)
+@pytest.mark.parametrize("name", TOGETHER)
 @pytest.mark.parametrize("backend", ["torch", "flax"])
 def test_what_is_restored_is_exported_bit_for_bit(name: str, backend: Backend):
-    one = PARTS[name]
+    one = TOGETHER[name]
     _, arrays = learnt("torch", one, DATA, stop=3)
     engine = engine_of(backend, one, DATA)
     engine.restore(arrays, 3)
@@ -137,10 +154,10 @@ def test_what_is_restored_is_exported_bit_for_bit(name: str, backend: Backend):
 
 
 # Forgotten, the state of each optimiser moves the run by far more than the limit.
-@pytest.mark.parametrize("name", CARRIED[:4])
+@pytest.mark.parametrize("name", TOGETHER)
 @pytest.mark.parametrize("backend", ["torch", "flax"])
 def test_a_forgotten_state_of_the_optimiser_shows(name: str, backend: Backend):
-    one = PARTS[name]
+    one = TOGETHER[name]
     _, expected = learnt("torch", one, DATA)
     _, arrays = learnt("torch", one, DATA, stop=7)
     slots = slots_of(plan_of(one, DATA).optimizer)

@@ -25,7 +25,13 @@ ADAM = recipe(optimizer="adamw", learning_rate=1e-3, decay="constant", milestone
 STEPS = 8  # of which six are an epoch and a half
 
 
-@pytest.mark.parametrize("one", [SGD, ADAM], ids=["sgd", "adamw"])
+@pytest.mark.parametrize(
+    "one",
+    [
+        pytest.param(SGD, id="sgd"),
+        pytest.param(ADAM, id="adamw", marks=pytest.mark.slow),
+    ],
+)
 def test_equal_engines_make_equal_runs(one: TrainingRecipe):
     report = compare_runs(one, DATA, steps=STEPS)
     assert report.ok, report
@@ -97,7 +103,13 @@ FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], TrainingRecipe, st
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
+SLOW = ("forgotten momentum", "rate one step late", "average twice")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in FAULTS],
+)
 def test_a_fault_of_an_engine_is_caught_and_named(
     name: str, monkeypatch: pytest.MonkeyPatch
 ):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import numpy as np
 
@@ -273,7 +273,9 @@ def what_it_is(shapes: Shapes) -> str:
 
 
 def refuse_strangers(
-    state: Mapping[str, np.ndarray], expected: Iterable[str], path: Path
+    state: Mapping[str, np.ndarray],
+    expected: Iterable[str],
+    path: str | os.PathLike[str],
 ) -> None:
     """Refuses networks of others that look like one of this family, with the reason.
 
