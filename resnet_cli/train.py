@@ -76,6 +76,25 @@ def train(
         Optional[str],  # noqa: UP045  see recipe
         typer.Option(help="Of torch, as cuda; JAX takes what it finds."),
     ] = None,
+    devices: Annotated[
+        Optional[int],  # noqa: UP045  see recipe
+        typer.Option(help="Of JAX, in each process; all by default.", min=1, max=4096),
+    ] = None,
+    coordinator: Annotated[
+        Optional[str],  # noqa: UP045  see recipe
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Of JAX's first process, if there are several; auto on a cluster.",
+        ),
+    ] = None,
+    processes: Annotated[
+        Optional[int],  # noqa: UP045  see recipe
+        typer.Option(help="How many of JAX's there are.", min=1),
+    ] = None,
+    process: Annotated[
+        Optional[int],  # noqa: UP045  see recipe
+        typer.Option(help="Which of them this is, from 0.", min=0),
+    ] = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="torch.compile the network.")
     ] = False,
@@ -108,8 +127,19 @@ def train(
         more = {"settings": overrides} if overrides else {}
         return training.changed(done, {**named, **more, **changes})
 
-    engine: dict[str, Any] = {}
+    engine: dict[str, Any] = {
+        "devices": devices,
+        "coordinator": coordinator,
+        "processes": processes,
+        "process": process,
+    }
     if backend == Backend.torch:
+        if any(value is not None for value in engine.values()):
+            raise ValueError(
+                "--devices, --coordinator, --processes and --process are JAX's; torch "
+                "has a device for each process, and torchrun --nproc-per-node starts "
+                "these"
+            )
         engine = {"compiled": compiled, "device": device}
     elif compiled or device is not None:
         raise ValueError("--compile and --device are torch's; JAX compiles always")

@@ -115,14 +115,22 @@ def train(
     begun = f"from step {at.step}" if at.step else "from new weights"
     if weights is not None:
         begun = f"from {weights}"
-    tell(
-        f"{plan.recipe.network} in {backend} on {run.engine.device}: {plan.images} "
-        f"images of {plan.classes} classes, {len(found.validation)} to validate on; "
-        f"{plan.steps} steps of {plan.recipe.batch}, {begun}"
-    )
-    with _bar(plan.steps) as watch:
+    first = run.engine.rank == 0  # speaks for all processes that train together
+    if first:
+        tell(
+            f"{plan.recipe.network} in {backend} on {run.engine.device}: {plan.images} "
+            f"images of {plan.classes} classes, {len(found.validation)} to validate "
+            f"on; {plan.steps} steps of {plan.recipe.batch}, {begun}"
+        )
+    with _bar(plan.steps, shown=first) as watch:
         outcome = run.to(stop_at, watch=watch)
-    _say(outcome, out, data, backend)
+    if outcome.skipped:
+        some = ", ".join(outcome.skipped[:3])
+        tell(f"note: {len(outcome.skipped)} images could not be read, as {some}")
+    if first:
+        _say(outcome, out, data, backend)
+    elif outcome.signal and not outcome.done:
+        raise SystemExit(128 + outcome.signal)
 
 
 def _start(
@@ -150,9 +158,6 @@ def _data(data: Path, val_split: float | None, out: Path) -> Data:
 
 
 def _say(outcome: Outcome, out: Path, data: Path, backend: str) -> None:
-    if outcome.skipped:
-        some = ", ".join(outcome.skipped[:3])
-        tell(f"note: {len(outcome.skipped)} images could not be read, as {some}")
     waiting = outcome.waited / max(outcome.seconds, 1e-9)
     if waiting > 0.1 and outcome.seconds > 10:
         tell(f"note: {waiting:.0%} of the time went into waiting for images: --workers")
@@ -171,7 +176,7 @@ def _say(outcome: Outcome, out: Path, data: Path, backend: str) -> None:
 
 
 @contextmanager
-def _bar(steps: int) -> Iterator[Callable[[Seen], None]]:
+def _bar(steps: int, *, shown: bool) -> Iterator[Callable[[Seen], None]]:
     """Shows on a terminal how a run goes."""
     columns = (
         TextColumn("step"),
@@ -181,7 +186,8 @@ def _bar(steps: int) -> Iterator[Callable[[Seen], None]]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    hidden = not (shown and console.is_terminal)
+    with Progress(*columns, console=console, disable=hidden) as bar:
         task = bar.add_task("", total=steps)
 
         def watch(seen: Seen) -> None:

@@ -166,9 +166,9 @@ def train_step(
 
     # As a loop of the compiled program, which else would be so many times as long.
     graph, parameters, rest = nnx.split(model, nnx.Param, ...)
-    parts = jax.tree.map(
-        lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (images, labels)
-    )
+    parts = images, labels
+    if images.ndim == 4:  # else they are parts already, each on all devices of a mesh
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), parts)
     none = jax.tree.map(jnp.zeros_like, parameters)
     zero = jnp.zeros((), images.dtype if images.dtype.itemsize > 4 else jnp.float32)
     (rest, gradients, total), _ = jax.lax.scan(add, (rest, none, zero), parts)

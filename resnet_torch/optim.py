@@ -6,6 +6,7 @@ The mirror of ``resnet_flax/optim.py``: both take the same step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from math import prod
 from typing import Any, Literal
 
@@ -155,9 +156,12 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=images.device)
     parts = zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True)
-    for some, theirs in parts:
-        value = LOSSES[loss](model(some), theirs, label_smoothing=label_smoothing)
-        (value * (loss_scale / accumulate)).backward()
+    for left, (some, theirs) in zip(range(accumulate)[::-1], parts, strict=True):
+        # On several devices the last part's backward pass takes the mean of all.
+        alone = getattr(model, "no_sync", nullcontext) if left else nullcontext
+        with alone():
+            value = LOSSES[loss](model(some), theirs, label_smoothing=label_smoothing)
+            (value * (loss_scale / accumulate)).backward()
         total = value.detach() + total.to(value.dtype)
     optimizer.step()
     return total / accumulate

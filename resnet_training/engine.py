@@ -44,8 +44,8 @@ class Counts:
 class Engine(ABC):
     """One twin, its optimiser, and the average of its weights."""
 
-    rank = 0
-    ranks = 1
+    rank: int
+    ranks: int
     """Of the processes that read images."""
 
     def __init__(self, plan: Plan) -> None:
@@ -88,8 +88,16 @@ class Engine(ABC):
         """Copies the state that is evaluated."""
         return deployed(self.arrays())
 
-    def close(self) -> None:  # noqa: B027  most have none
-        """Lets go of other processes."""
+    @abstractmethod
+    def any(self, asked: bool) -> bool:
+        """Says whether any process asks for something: the same to all of them.
+
+        All are to call it after the same steps.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Lets go of other processes; it computes no more if there are some."""
 
 
 def deployed(arrays: Mapping[str, np.ndarray]) -> State:

@@ -19,6 +19,7 @@ from resnet_flax.optim import create_optimizer, train_step
 from resnet_training.engine import AVERAGE, OPTIMIZER, Counts, Engine, State, part
 from resnet_training.loader import Batch
 from resnet_training.plan import Plan
+from resnet_training.ranks_flax import Ranks
 from resnet_training.slots import slots_of
 
 Arrays = dict[str, Any]
@@ -30,11 +31,27 @@ class FlaxEngine(Engine):
     Args:
         plan: what is trained.
         state: that the network starts from, in float32.
+        devices: that it computes on, in each process; all by default.
+        coordinator: host and port of the first process, if there are several; or
+            ``"auto"``, where a cluster says all that follows.
+        processes: how many there are.
+        process: which of them this is, from 0.
     """
 
-    def __init__(self, plan: Plan, state: State) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        state: State,
+        *,
+        devices: int | None = None,
+        coordinator: str | None = None,
+        processes: int | None = None,
+        process: int | None = None,
+    ) -> None:
         super().__init__(plan)
         recipe = plan.recipe
+        self._all = Ranks(recipe, devices, coordinator, processes, process)
+        self.rank, self.ranks = self._all.rank, self._all.ranks
         self._kind = "float64" if recipe.dtype == "float64" else "float32"
         half = "bfloat16" if recipe.dtype == "bfloat16" else None
         with self._x64():
@@ -42,20 +59,22 @@ class FlaxEngine(Engine):
             load_state_dict(model, cast(state, self._kind))
             model.train()
             optimizer = create_optimizer(model, plan.optimizer)
-            self._graph, self._state = nnx.split((model, optimizer))
-            self._seen, self._average = None, None
+            self._graph, own = nnx.split((model, optimizer))
+            self._average = None
             if recipe.ema_decay:
-                self._average = jax.tree.map(jnp.copy, nnx.state(model))
+                average = jax.tree.map(jnp.copy, nnx.state(model))
+                self._average = self._all.everywhere(average)
+            self._state = self._all.everywhere(own)
             model.eval()
             self._evaluated = nnx.graphdef(model)
         self._steps = 0
-        self._learn = jax.jit(self._one, donate_argnums=0)
-        self._blend = jax.jit(self._blended, donate_argnums=0)
-        self._count = jax.jit(self._counts)
+        self._learn = self._all.jit_step(self._one)
+        self._blend = self._all.jit(self._blended)
+        self._count = self._all.jit(self._counts, donate=False)
 
     @property
     def device(self) -> str:
-        return str(jax.devices()[0]).lower()
+        return self._all.name
 
     def step(self, batch: Batch) -> jax.Array:
         recipe = self.plan.recipe
@@ -72,7 +91,9 @@ class FlaxEngine(Engine):
     def evaluate(self, batch: Batch) -> jax.Array:
         with self._x64():
             state = self._average if self._average is not None else self._of_model()
-            return self._count(state, jnp.asarray(batch.images), _int32(batch.labels))
+            return self._count(
+                state, self._all.scattered(_filled(batch, self._all.own))
+            )
 
     def counted(self, found: Sequence[jax.Array]) -> Counts:
         loss, right, images = (
@@ -118,30 +139,39 @@ class FlaxEngine(Engine):
                         variable.set_value(array)
             count = optimizer.step.get_value()
             optimizer.step.set_value(jnp.full_like(count, step))
-            self._state = nnx.state((model, optimizer))
+            self._state = self._all.everywhere(nnx.state((model, optimizer)))
             if self._average is not None:
                 average = nnx.merge(self._evaluated, self._average)
                 load_state_dict(average, part(arrays, AVERAGE))
-                self._average = nnx.state(average)
+                self._average = self._all.everywhere(nnx.state(average))
         self._steps = step
 
-    def _one(self, state: Any, batch: Arrays) -> tuple[Any, jax.Array]:
+    def any(self, asked: bool) -> bool:
+        return self._all.any(asked)
+
+    def close(self) -> None:
+        self._all.close()
+
+    def _one(self, state: Any, batch: tuple[Arrays, Arrays]) -> tuple[Any, jax.Array]:
         recipe = self.plan.recipe
         model, optimizer = nnx.merge(self._graph, state)
         images, labels = self._prepared(batch)
         loss = train_step(
             model,
-            optimizer,
+            self._all.spread(optimizer),
             images,
             labels,
             loss=recipe.loss,
             label_smoothing=recipe.label_smoothing,
             accumulate=recipe.accumulate,
         )
+        self._all.share_statistics(model)
+        loss = self._all.mean(loss)
         return nnx.state((model, optimizer)), loss
 
-    def _counts(self, state: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
+    def _counts(self, state: Any, batch: Arrays) -> jax.Array:
         model: Any = nnx.merge(self._evaluated, state)
+        images, labels = batch["images"][0], batch["labels"][0]
         logits = model(self._pixels(images))
         logits = logits.reshape(len(logits), -1)
         real = labels >= 0
@@ -166,38 +196,49 @@ class FlaxEngine(Engine):
     def _of_model(self) -> Any:
         return self._state[0]
 
-    def _placed(self, batch: Batch) -> Arrays:
-        arrays = {
+    def _placed(self, batch: Batch) -> tuple[Arrays, Arrays]:
+        """Returns what each image has, and what all have in common."""
+        arrays: dict[str, Any] = {
             "images": batch.images,
             "labels": _int32(batch.labels),
             "erased": batch.erased,
         }
+        common = {}
         if batch.partners is not None:
             arrays |= {
                 "partners": batch.partners,
                 "partner_labels": _int32(batch.partner_labels),
                 "partners_erased": batch.partners_erased,
-                "own": batch.own,
-                "share": np.asarray(batch.share, self._kind),
             }
-        return jax.device_put({k: v for k, v in arrays.items() if v is not None})
+            share = np.asarray(batch.share, self._kind)
+            common = self._all.everywhere({"own": batch.own, "share": share})
+        arrays = {k: v for k, v in arrays.items() if v is not None}
+        return self._all.scattered(arrays, self.plan.recipe.accumulate), common
 
-    def _prepared(self, batch: Arrays) -> tuple[jax.Array, jax.Array]:
-        images, labels = self._pixels(batch["images"]), batch["labels"]
-        if "erased" in batch:
-            images = _erased(images, batch["erased"])
-        if "partners" not in batch:
+    def _prepared(self, batch: tuple[Arrays, Arrays]) -> tuple[jax.Array, jax.Array]:
+        # Parts stay apart, each on all devices: one behind the other they would not be.
+        several, common = batch
+        if self.plan.recipe.accumulate > 1:
+            return jax.vmap(self._of_part, in_axes=(0, None))(several, common)
+        return self._of_part({name: x[0] for name, x in several.items()}, common)
+
+    def _of_part(self, arrays: Arrays, common: Arrays) -> tuple[jax.Array, jax.Array]:
+        images, labels = self._pixels(arrays["images"]), arrays["labels"]
+        if "erased" in arrays:
+            images = _erased(images, arrays["erased"])
+        if "partners" not in arrays:
             return images, labels
-        partners = self._pixels(batch["partners"])
-        if "partners_erased" in batch:
-            partners = _erased(partners, batch["partners_erased"])
-        own = batch["own"].astype(self._kind)[None, :, :, None]
+        partners = self._pixels(arrays["partners"])
+        if "partners_erased" in arrays:
+            partners = _erased(partners, arrays["partners_erased"])
+        own, share = common["own"].astype(self._kind), common["share"]
+        own = own[None, :, :, None]
         images = own * images + (1 - own) * partners
         shares, theirs = (
             jax.nn.one_hot(some, self.plan.classes, dtype=self._kind)
-            for some in (labels, batch["partner_labels"])
+            for some in (labels, arrays["partner_labels"])
         )
-        return images, batch["share"] * shares + (1 - batch["share"]) * theirs
+        return images, share * shares + (1 - share) * theirs
 
     def _pixels(self, images: jax.Array) -> jax.Array:
         """Returns images as the network takes them, normalised on the device."""
@@ -243,6 +284,16 @@ def _variables(values: Any) -> Iterator[tuple[str, str, nnx.Variable[Any]]]:
     for path, variable in nnx.to_flat_state(values):
         own = ".".join(map(str, path))
         yield torch_name(own, {}), str(path[-1]), variable
+
+
+def _filled(batch: Batch, devices: int) -> Arrays:
+    """Returns images and labels, as many as so many devices can share."""
+    missing = -len(batch.labels) % devices
+    around = [(0, 0)] * (batch.images.ndim - 1)
+    return {
+        "images": np.pad(batch.images, [(0, missing), *around]),
+        "labels": np.pad(_int32(batch.labels), (0, missing), constant_values=-1),
+    }
 
 
 def _int32(labels: Any) -> np.ndarray:

@@ -19,6 +19,7 @@ from resnet_torch.optim import create_optimizer, train_step
 from resnet_training.engine import AVERAGE, OPTIMIZER, Counts, Engine, State, part
 from resnet_training.loader import Batch
 from resnet_training.plan import Plan
+from resnet_training.ranks_torch import Ranks
 from resnet_training.slots import slots_of
 
 
@@ -28,7 +29,8 @@ class TorchEngine(Engine):
     Args:
         plan: what is trained.
         state: that the network starts from, in float32.
-        device: that it computes on; a GPU by default, if there is one.
+        device: that it computes on; a GPU by default, if there is one. Of several
+            processes, which ``torchrun`` starts, each has one of its own.
         compiled: whether ``torch.compile`` makes one program of the network.
     """
 
@@ -42,8 +44,9 @@ class TorchEngine(Engine):
     ) -> None:
         super().__init__(plan)
         recipe = plan.recipe
-        usual = "cuda" if torch.cuda.is_available() else "cpu"
-        self._device = torch.device(device or usual)
+        self._all = Ranks(recipe, device)
+        self.rank, self.ranks = self._all.rank, self._all.ranks
+        self._device = self._all.device
         self._dtype = torch.float64 if recipe.dtype == "float64" else torch.float32
         kind = str(self._dtype).removeprefix("torch.")
         model = abstract_torch(plan.config, param_dtype=kind)
@@ -51,10 +54,11 @@ class TorchEngine(Engine):
         # Of images that lie as (n, h, w, c), as they are read.
         model = model.to(self._device, memory_format=torch.channels_last)
         self._model: nn.Module = model.train()
-        self._run: Any = torch.compile(model, dynamic=False) if compiled else model
+        run = self._all.spread(model)
+        self._run: Any = torch.compile(run, dynamic=False) if compiled else run
         self._optimizer = create_optimizer(model, plan.optimizer)
         self._average = copy.deepcopy(model).eval() if recipe.ema_decay else None
-        self._steps = 0
+        self._steps, self._shared = 0, False
         self._mean, self._std = (
             torch.tensor(v, dtype=self._dtype, device=self._device).view(1, -1, 1, 1)
             for v in (recipe.mean, recipe.std)
@@ -62,7 +66,7 @@ class TorchEngine(Engine):
 
     @property
     def device(self) -> str:
-        return str(self._device)
+        return self._all.name
 
     def step(self, batch: Batch) -> Tensor:
         recipe = self.plan.recipe
@@ -78,17 +82,24 @@ class TorchEngine(Engine):
                 accumulate=recipe.accumulate,
             )
         self._steps += 1
+        self._shared = False
         if self._average is not None and self._steps % recipe.ema_every == 0:
             self._blend(self._average)
         return loss
 
     def losses(self, found: Sequence[Tensor]) -> list[float]:
-        return torch.stack(list(found)).double().tolist() if found else []
+        if not found:
+            return []
+        means = torch.stack(list(found)).double() / self.ranks
+        return self._all.total(means).tolist()
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Tensor:
         images, labels = self._pixels(batch.images), self._placed(batch.labels)
         model = self._average if self._average is not None else self._model.eval()
+        if not self._shared:
+            self._all.share_statistics(model)
+            self._shared = True
         with self._cast():
             logits = model(images).flatten(1)
         self._model.train()
@@ -100,7 +111,7 @@ class TorchEngine(Engine):
         return torch.stack([loss.double(), right.double(), real.sum().double()])
 
     def counted(self, found: Sequence[Tensor]) -> Counts:
-        total = torch.stack(list(found)).sum(0)
+        total = self._all.total(torch.stack(list(found)).sum(0))
         loss, right, images = total.tolist()
         return Counts(loss, int(right), int(images))
 
@@ -135,7 +146,13 @@ class TorchEngine(Engine):
                     self._optimizer.state[parameter]["step"] = count
         if self._average is not None:
             load_state_dict(self._average, part(arrays, AVERAGE))
-        self._steps = step
+        self._steps, self._shared = step, False
+
+    def any(self, asked: bool) -> bool:
+        return self._all.any(asked)
+
+    def close(self) -> None:
+        self._all.close()
 
     def _prepared(self, batch: Batch) -> tuple[Tensor, Tensor]:
         images, labels = self._pixels(batch.images), self._placed(batch.labels)

@@ -112,10 +112,25 @@ def evaluate(
             f"tells {count} classes apart; the images have {len(source.classes)}",
             path=weights,
         )
-    recipe = replace(recipe, ema_decay=0.0, batch=batch or recipe.batch, accumulate=1)
+    recipe = replace(
+        *(recipe,),
+        ema_decay=0.0,
+        batch=batch or recipe.batch,
+        accumulate=1,
+        norm="global",
+    )
     plan = Plan(recipe, len(source), count, chosen.config)
+    if backend == "flax":
+        options = {"devices": 1, **options}
     engine = create_engine(backend, plan, chosen.state, **options)
-    with Loader(source, recipe, workers=workers, skip_broken=skip_broken) as loader:
+    with Loader(
+        source,
+        recipe,
+        workers=workers,
+        rank=engine.rank,
+        ranks=engine.ranks,
+        skip_broken=skip_broken,
+    ) as loader:
         counts = engine.counted(
             [engine.evaluate(batch) for batch in loader.evaluation(source)]
         )

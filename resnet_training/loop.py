@@ -187,7 +187,7 @@ class Run:
         step, accuracy, saved = begun, -1.0, begun
         period = self.options.save_every or math.ceil(self.plan.steps_of_epoch)
         batches = iter(loader.batches(begun, end))
-        while step < end and not signals:
+        while step < end and not self.engine.any(bool(signals)):
             asked = time.monotonic()
             batch = next(batches)
             waited += time.monotonic() - asked

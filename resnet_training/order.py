@@ -163,3 +163,19 @@ def share(
     each, part = recipe.batch // pieces, recipe.batch // recipe.accumulate
     starts = (i * part + rank * each for i in range(recipe.accumulate))
     return [(start, start + each) for start in starts]
+
+
+def check_devices(recipe: TrainingRecipe, devices: int) -> None:
+    """Refuses a number of devices that a recipe cannot be computed on.
+
+    Raises:
+        ValueError: each group of its norm needs one, or a batch does not divide.
+    """
+    if recipe.groups not in (0, devices):
+        raise ValueError(
+            f"the recipe of {recipe.network} has norm {recipe.norm!r}, for "
+            f"{recipe.groups} devices, and this run has {devices}: start it with "
+            f"`torchrun --nproc-per-node {recipe.groups}`, in JAX with --devices "
+            f"{recipe.groups}, or begin one with --norm global, for any number"
+        )
+    share(recipe, 0, devices)

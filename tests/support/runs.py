@@ -52,10 +52,13 @@ def plan_of(recipe: TrainingRecipe, data: Data) -> Plan:
     return Plan(recipe, len(data.train), len(data.classes))
 
 
-def engine_of(backend: Backend, recipe: TrainingRecipe, data: Data) -> Engine:
+def engine_of(
+    backend: Backend, recipe: TrainingRecipe, data: Data, **options: Any
+) -> Engine:
     """An engine at its first step."""
     plan = plan_of(recipe, data)
-    return create_engine(backend, plan, initial_state(plan.config, seed=recipe.seed))
+    state = initial_state(plan.config, seed=recipe.seed)
+    return create_engine(backend, plan, state, **options)
 
 
 def learnt(
@@ -72,6 +75,18 @@ def learnt(
     if arrays is not None:
         engine.restore(arrays, start)
     stop = stop or engine.plan.steps
-    with Loader(data.train, recipe) as loader:
+    return trained(engine, recipe, data, start, stop)
+
+
+def trained(
+    engine: Engine, recipe: TrainingRecipe, data: Data, start: int, stop: int
+) -> tuple[list[float], State]:
+    """Trains an engine, by this process's part of each batch."""
+    with loader_of(engine, recipe, data) as loader:
         losses = [engine.step(batch) for batch in loader.batches(start, stop)]
     return engine.losses(losses), engine.arrays()
+
+
+def loader_of(engine: Engine, recipe: TrainingRecipe, data: Data) -> Loader:
+    """Reads this process's part of each batch."""
+    return Loader(data.train, recipe, rank=engine.rank, ranks=engine.ranks)
