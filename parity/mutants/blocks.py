@@ -1,10 +1,11 @@
-"""Blocks and networks with a fault each, in the place of ``resnet_flax.resnet``'s."""
+"""Blocks and networks with a fault each, in the place of ``resnet_flax``'s."""
 
 from __future__ import annotations
 
 from jax import Array
 
-from resnet_flax.resnet import BasicBlock, Bottleneck, ResNet
+from resnet_flax.blocks import BasicBlock, Bottleneck
+from resnet_flax.resnet import ResNet
 
 
 class ConvsExchanged(BasicBlock):

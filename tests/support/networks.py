@@ -14,9 +14,10 @@ from flax import nnx
 from hypothesis import strategies as st
 
 import parity
+import resnet_spec
 import resnet_torch
 from parity.weights.twins import abstract_flax
-from resnet_spec import ResNetConfig
+from resnet_spec import ResNetConfig, get_config
 
 TORCHVISION_NAMES = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -24,13 +25,29 @@ TORCHVISION_NAMES = (
     *("wide_resnet50_2", "wide_resnet101_2"),
 )
 
-LARGE = ("resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2")
+_MOST_WEIGHTS = 80_000_000
+
+_QUICK = ("resnet10t", "resnet50_gn", "resnetblur18", "resnetrs50", "ecaresnet26t")
+"""Of timm's names, those that are tried at full size with every change."""
+
+
+def few_of_timms(names: Iterable[str]) -> list[Any]:
+    """Leaves most of timm's names to CI."""
+    timms = set(resnet_spec.list_models()[29:]).difference(_QUICK)
+    slow = pytest.mark.slow
+    return [pytest.param(n, marks=slow if n in timms else ()) for n in names]
 
 
 def without_large_ones(names: Iterable[str]) -> list[Any]:
-    """Leaves out the largest: of another width, but the same parts."""
-    left = pytest.mark.exhaustive
-    return [pytest.param(n, marks=left if n in LARGE else ()) for n in names]
+    """Leaves out the largest, of another width but the same parts, and timm's to CI."""
+
+    def marks(name: str) -> Any:
+        if get_config(name).weight_count > _MOST_WEIGHTS:
+            return pytest.mark.exhaustive
+        timms = name in resnet_spec.list_models()[29:] and name != "resnet10t"
+        return pytest.mark.slow if timms else ()
+
+    return [pytest.param(name, marks=marks(name)) for name in names]
 
 
 TINY = ResNetConfig(block="basic", layers=(1, 2), widths=(8, 16), num_classes=7)

@@ -25,6 +25,7 @@ from tests.support.networks import (
     TINY,
     TINY_BOTTLENECK,
     configs_with_images,
+    few_of_timms,
     flax_like,
     images,
     random_torch,
@@ -33,7 +34,7 @@ from tests.support.networks import (
 )
 
 
-@pytest.mark.parametrize("name", resnet_spec.list_models())
+@pytest.mark.parametrize("name", few_of_timms(resnet_spec.list_models()))
 def test_both_have_the_same_entries_and_the_same_layers(name: str):
     config = get_config(name)
     twins = abstract_torch(config), abstract_flax(config)
