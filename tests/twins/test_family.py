@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from timm.layers import EcaModule, SEModule
+from timm.layers.eca import EcaModule
+from timm.layers.squeeze_excite import SEModule
 
 import parity
 import resnet_spec

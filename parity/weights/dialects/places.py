@@ -82,8 +82,8 @@ class Outline:
             role: Role = "norm" if position % 2 else "conv"
             yield path, Place(path, role, "stem", position // 2, blocks=blocks, **kind)
         # A convolution instead of the pool; what halves the map may stand behind it.
-        for index, role in ((0, "conv"), (1, "norm"), (2, "norm")):
-            path = f"maxpool.{index}"
+        for index in range(3):
+            path, role = f"maxpool.{index}", "norm" if index else "conv"
             yield path, Place(path, role, "pool", index, blocks=blocks, **kind)
         number = 0
         for stage, many in enumerate(self.layers):
