@@ -5,6 +5,8 @@ Read beside ``resnet_torch/resnet.py``: they are one text, and a test holds them
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -12,7 +14,7 @@ from resnet_flax.blocks import BLOCKS
 from resnet_flax.layers import Layers, Sequential, as_signal, flatten
 from resnet_flax.network import Network
 from resnet_spec.config import CONV_HEAD_CHANNELS, CONV_HEAD_POSITIONS, SIGNAL_POOL
-from resnet_spec.plan import stages
+from resnet_spec.plan import FeatureInfo, chosen, feature_info, stages
 
 # Stems and heads are rows of named layers, applied in order. The names belong to the
 # network itself, as torchvision's do.
@@ -145,6 +147,39 @@ class ResNet(Network):
             x = getattr(self, name)(x)
             maps[name] = x
         return maps
+
+    @property
+    def feature_info(self) -> tuple[FeatureInfo, ...]:
+        """What the maps of :meth:`feature_maps` are like."""
+        return feature_info(self.config)
+
+    def feature_maps(
+        self,
+        x: Float[Array, "n h w c"],
+        out_indices: int | Sequence[int] | None = None,
+    ) -> list[Float[Array, "n i j k"]]:
+        """Computes the maps that timm's ``features_only`` gives, and no stage beyond.
+
+        Args:
+            x: images.
+            out_indices: of the maps, in order: 0 is the stem's before its pool, 1 that
+                of ``layer1``, …; from the end if negative. A number is the last so
+                many; ``None`` is all.
+
+        Raises:
+            ValueError: there is no such map, or ``x`` is no batch of images.
+        """
+        modules = [info.module for info in self.feature_info]
+        indices = chosen(len(modules), out_indices)
+        self._check(x)
+        maps = []
+        for name in self.stem_names + self.stage_names:
+            if len(maps) > max(indices):
+                break
+            x = getattr(self, name)(x)
+            if name in modules:
+                maps.append(x)
+        return [maps[index] for index in indices]
 
     def forward_features(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j k"]:
         """Computes the last stage's map.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from resnet_spec.config import ResNetConfig
@@ -43,6 +43,66 @@ class BlockPlan:
     square: int
     square_weight: float
     number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureInfo:
+    """One of the maps that a detector or a segmenter takes.
+
+    Args:
+        module: whose result it is.
+        channels: of the map.
+        stride: pixels of an image for one of the map, both ways.
+    """
+
+    module: str
+    channels: int
+    stride: int
+
+
+def feature_info(config: ResNetConfig) -> tuple[FeatureInfo, ...]:
+    """Returns what the maps are like: the stem's before its pool, then each stage's.
+
+    Args:
+        config: the network.
+    """
+    stem = config.stem != "3x3"
+    stride = 2 if stem else 1
+    found = [FeatureInfo(module="relu", channels=config.stem_out, stride=stride)]
+    stride *= 2 if stem else 1
+    dilated = (True, *config.replace_stride_with_dilation)  # the first strides nothing
+    for index, width in enumerate(config.widths):
+        stride *= 1 if dilated[index] else 2
+        name, channels = f"layer{index + 1}", width * config.expansion
+        found.append(FeatureInfo(module=name, channels=channels, stride=stride))
+    return tuple(found)
+
+
+def chosen(count: int, out_indices: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Returns which of so many maps are meant, counted from 0.
+
+    Args:
+        count: of the maps.
+        out_indices: of those that are meant, from the end if negative; a number is the
+            last so many; ``None`` is all.
+
+    Raises:
+        ValueError: there is no such map.
+    """
+    indices: tuple[int, ...] = ()
+    if out_indices is None:
+        indices = tuple(range(count))
+    elif isinstance(out_indices, Sequence):
+        indices = tuple(out_indices)
+    elif type(out_indices) is int and 0 < out_indices <= count:
+        indices = tuple(range(-out_indices, 0))
+    within = range(-count, count)
+    if not indices or not all(type(i) is int and i in within for i in indices):
+        raise ValueError(
+            f"out_indices is {out_indices!r}; it must be a number from 1 to {count}, "
+            f"or indices from {-count} to {count - 1}"
+        )
+    return tuple(index % count for index in indices)
 
 
 def stages(config: ResNetConfig) -> Iterator[list[BlockPlan]]:
