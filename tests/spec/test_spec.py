@@ -15,6 +15,7 @@ from hypothesis import given
 import resnet_spec
 from resnet_spec import ResNetConfig, get_config
 from tests.support.networks import TINY, TORCHVISION_NAMES, configs
+from tests.support.pages import ROOT
 
 
 def test_every_network_of_the_references_is_listed():
@@ -37,6 +38,13 @@ def test_every_resnet_of_timm_is_listed_but_pruned_and_test_networks():
     assert theirs <= set(names)
     assert set(names[29:]) <= theirs
     assert len(names) == 96
+
+
+def test_pages_say_how_many_networks_there_are():
+    many = len(resnet_spec.list_models())
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert f"The ResNet family, {many} networks" in readme
+    assert f"They are {many}." in (ROOT / "docs" / "networks.md").read_text("utf-8")
 
 
 def test_v1_differs_from_v15_in_the_stride_alone():
