@@ -92,7 +92,7 @@ class Layers:
         how: Any = {"device": self.device, "dtype": self.dtype, "eps": config.norm_eps}
         norm: nn.BatchNorm2d | nn.GroupNorm
         if config.norm == "group":
-            norm = nn.GroupNorm(config.norm_groups, channels, **how)
+            norm = GroupNorm(config.norm_groups, channels, **how)
         else:
             norm = nn.BatchNorm2d(channels, momentum=config.norm_momentum, **how)
         if zero_init:
@@ -245,6 +245,16 @@ def same_padding(
         # Behind, what no window reaches too, so that all together is known without x.
         sides.append((before, reach - before))
     return sides[0], sides[1]
+
+
+class GroupNorm(nn.GroupNorm):
+    """torch's, without its look at the map's size, which torch.jit.trace would note."""
+
+    def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Normalises each image's groups."""
+        return torch.group_norm(
+            input, self.num_groups, self.weight, self.bias, self.eps
+        )
 
 
 class BlurPool2d(nn.Module):

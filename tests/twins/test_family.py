@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import timm
@@ -13,6 +14,7 @@ from timm.layers.eca import EcaModule
 from timm.layers.squeeze_excite import SEModule
 
 import parity
+import resnet_flax
 import resnet_spec
 import resnet_torch
 from parity.judging.distance import deviation
@@ -21,7 +23,14 @@ from parity.weights.identify import identify
 from parity.weights.twins import abstract_flax, abstract_torch
 from resnet_spec import ResNetConfig, get_config
 from resnet_spec.attention import neighbours, squeezed
-from tests.support.networks import few_of_timms, flax_like, run_flax
+from tests.support.networks import (
+    TINY,
+    few_of_timms,
+    flax_like,
+    images,
+    random_torch,
+    run_flax,
+)
 
 NAMES = tuple(name for name in resnet_spec.list_models() if timm.is_model(name))
 """timm's names."""
@@ -208,6 +217,42 @@ def test_another_part_gives_another_network(field: str, value: Any):
     other = config.replace(**{field: value})
     entries = [parity.entries(abstract_torch(c)) for c in (config, other)]
     assert entries[0] != entries[1]
+
+
+FAST = {
+    "squeezed": TINY.replace(
+        attention="se", stem_pool="conv", shortcut="B3", reduce_first=2
+    ),
+    "in groups": TINY.replace(attention="eca", norm="group", norm_groups=4),
+}
+
+
+@pytest.mark.parametrize("kind", FAST)
+def test_the_fast_forms_of_the_flax_twin_compute_the_same(kind: str):
+    config = FAST[kind].replace(widths=(64, 64))
+    x = images(config, 40, 33)
+    model = random_torch(config).eval()
+    with torch.no_grad():
+        expected = model.double()(torch.from_numpy(x)).numpy()
+    with jax.enable_x64(True):
+        twin = flax_like(model, "float64")
+        fast = resnet_flax.winograd(resnet_flax.fuse(twin))
+        found, _ = run_flax(fast, x)
+        assert deviation(found, expected).l2 < 5e-13
+    run: Any = resnet_flax.compile(flax_like(random_torch(config)))
+    found = np.asarray(run(jnp.asarray(x.transpose(0, 2, 3, 1), jnp.float32)))
+    assert deviation(found, expected).l2 < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
+@pytest.mark.parametrize("kind", FAST)
+def test_torchs_compiler_takes_every_part(kind: str):
+    model = random_torch(FAST[kind]).eval()
+    x = torch.from_numpy(images(FAST[kind], 40, 33).astype(np.float32))
+    run = resnet_torch.compile(model)
+    with torch.no_grad():
+        assert deviation(run(x).numpy(), model(x).numpy()).l2 < 1e-5
 
 
 @pytest.mark.parametrize("stride", [8, pytest.param(16, marks=pytest.mark.slow)])
