@@ -40,7 +40,10 @@ nitpick_ignore_regex = [
         r"(collections|os|pathlib|numpy|PIL|torch|jax|jaxlib|jaxtyping|flax)\..*",
     ),
     ("py:class", r"Array|Tensor|Float|Int"),
-    ("py:.*", r"(parity|resnet_torch|resnet_flax)(\.\w+){2,}|parity\.machine"),
+    (
+        "py:.*",
+        r"(parity|resnet_torch|resnet_flax|resnet_spec)(\.\w+){2,}|parity\.machine",
+    ),
 ]
 
 

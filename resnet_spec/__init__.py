@@ -5,6 +5,7 @@ from typing import Any
 from resnet_spec.config import ResNetConfig
 from resnet_spec.optim import OptimizerConfig, Schedule
 from resnet_spec.paper import Printed, printed
+from resnet_spec.plan import FeatureInfo
 from resnet_spec.variants import (
     closest_name,
     describe,
@@ -23,6 +24,7 @@ from resnet_spec.weights import (
 )
 
 __all__ = [
+    "FeatureInfo",
     "OptimizerConfig",
     "Printed",
     "PublishedWeights",

@@ -119,7 +119,9 @@ def load_selected(
         arrays = _strip_prefixes(arrays, notes)
         own = (content.metadata or {}).get("dialect")
         said, by = ({}, "") if content.metadata else _said(content.told, path.name)
-        found = recognise(arrays, chosen.dialect or own, bad, said.get("shortcut"))
+        told = _config_in(content.metadata or {})
+        shortcut = said.get("shortcut") if told is None else told.shortcut
+        found = recognise(arrays, chosen.dialect or own, bad, shortcut)
         _require_plain({name: bad[name] for name in bad if name not in found.beside})
         notes.extend(found.notes)
         if content.metadata is None:
