@@ -42,7 +42,7 @@ nitpick_ignore_regex = [
     ("py:class", r"Array|Tensor|Float|Int|Num"),
     (
         "py:.*",
-        r"(parity|resnet_torch|resnet_flax|resnet_training)(\.\w+){2,}|parity\.machine",
+        r"(parity|resnet_(torch|flax|spec|training))(\.\w+){2,}|parity\.machine",
     ),
 ]
 

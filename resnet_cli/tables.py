@@ -124,14 +124,17 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _family(name: str) -> str:
-    for family in ("cifar_resnet", "cifar_plain", "plain", "resnext", "wide_resnet"):
-        if name.startswith(family):
+    begins = {"se": "squeezed", "eca": "ECA", "resnetrs": "resnet-rs"}
+    begins |= dict.fromkeys(("resnetaa", "resnetblur"), "anti-aliased")
+    alike = ("cifar_resnet", "cifar_plain", "plain", "resnext", "wide_resnet")
+    for beginning, family in (begins | {name: name for name in alike}).items():
+        if name.startswith(beginning):
             return family
     endings = {"_v1": "resnet v1", "_1d": "resnet 1d", "_conv_head": "resnet conv head"}
     for ending, family in endings.items():
         if name.endswith(ending):
             return family
-    return "resnet-d" if name.endswith("d") else "resnet"
+    return f"resnet-{name[-1]}" if name[-1] in "cdst" else "resnet"
 
 
 def _layers(

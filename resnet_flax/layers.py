@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from resnet_flax.convolution import convolve
 from resnet_flax.draws import Draws, kaiming_normal, uniform
-from resnet_flax.norm import BatchNorm2d
+from resnet_flax.norm import BatchNorm2d, GroupNorm
 from resnet_flax.pooling import max_pool
 from resnet_spec import ResNetConfig
 from resnet_spec.config import Padding
@@ -74,6 +74,7 @@ class Layers:
         dilation: int = 1,
         groups: int = 1,
         padding: Padding | None = None,
+        bias: bool | None = None,
     ) -> Conv2d:
         """A convolution that keeps the map's size at stride 1; padded as in a block."""
         same = (padding or self.config.block_padding) == "same"
@@ -88,7 +89,7 @@ class Layers:
             padding=SAME if same else self._padding(kernel_size, dilation),
             kernel_dilation=(dilation, dilation),
             feature_group_count=groups,
-            use_bias=self.config.conv_bias,
+            use_bias=self.config.conv_bias if bias is None else bias,
             kernel_init=kaiming_normal,
             bias_init=uniform((in_channels // groups * prod(window)) ** -0.5),
             conv_general_dilated=convolve,
@@ -97,20 +98,38 @@ class Layers:
             rngs=self._draws,
         )
 
-    def norm(self, channels: int, *, zero_init: bool = False) -> BatchNorm2d:
-        """Batch normalisation; with ``zero_init`` its scale starts at zero."""
-        return BatchNorm2d(
-            channels,
-            eps=self.config.norm_eps,
-            momentum=self.config.norm_momentum,
-            zero_init=zero_init,
+    def conv_along(self, kernel_size: int) -> Conv1d:
+        """A convolution along a row of numbers, without bias, that keeps its length."""
+        return Conv1d(
+            1,
+            1,
+            (kernel_size,),
+            padding=kernel_size // 2,
+            use_bias=False,
+            kernel_init=uniform(kernel_size**-0.5),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            rngs=self._draws,
         )
+
+    def norm(
+        self, channels: int, *, zero_init: bool = False
+    ) -> BatchNorm2d | GroupNorm:
+        """Normalisation; with ``zero_init`` its scale starts at zero."""
+        config = self.config
+        how: Any = {"eps": config.norm_eps, "zero_init": zero_init}
+        how |= {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        if config.norm == "group":
+            return GroupNorm(config.norm_groups, channels, **how)
+        return BatchNorm2d(channels, momentum=config.norm_momentum, **how)
 
     def relu(self) -> ReLU:
         """The rectifier."""
         return ReLU()
+
+    def sigmoid(self) -> Sigmoid:
+        """The logistic function."""
+        return Sigmoid()
 
     def maxpool(
         self, kernel_size: int, *, stride: int, padding: Padding = "torch"
@@ -133,6 +152,10 @@ class Layers:
         if stride == 1:
             return Identity()
         return AvgPool2d(self._window(2), strides=(stride, stride), ceil_mode=True)
+
+    def pool_same(self) -> AvgPool2dSame:
+        """The mean over 2x2 windows, one for each pixel; behind the rim are zeros."""
+        return AvgPool2dSame(self._window(2))
 
     def average(self, width: int) -> AvgPool2d:
         """The mean over squares that do not overlap; what is left of a row is lost."""
@@ -200,6 +223,22 @@ class Conv2d(nnx.Conv):
                 f"(n, h, w, {self.in_features}), channels last"
             )
         return super().__call__(inputs, out_sharding)
+
+
+class Conv1d(nnx.Conv):
+    """nnx's convolution along rows (n, 1, length), which torch has so too."""
+
+    def __call__(self, inputs: Float[Array, "n 1 l"], out_sharding=None) -> Array:
+        """Convolves."""
+        return super().__call__(inputs[:, 0, :, None], out_sharding)[:, None, :, 0]
+
+
+class Sigmoid(nnx.Module):
+    """1 / (1 + exp(-x))."""
+
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Computes it."""
+        return nnx.sigmoid(x)
 
 
 class ReLU(nnx.Module):
@@ -296,6 +335,21 @@ class BlurPool2d(nnx.Module):
         return _mean_over(x, (1, 2, 2, 1), (1, *self.strides, 1), False)
 
 
+class AvgPool2dSame(nnx.Module):
+    """The mean over a window that begins at each pixel; behind the rim are zeros."""
+
+    def __init__(self, kernel_size: tuple[int, int]) -> None:
+        self.kernel_size = kernel_size
+        self.strides = (1, 1)
+        self.padding = SAME
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Pads and pools."""
+        rows, columns = self.kernel_size
+        x = jnp.pad(x, ((0, 0), (0, rows - 1), (0, columns - 1), (0, 0)))
+        return _mean_over(x, (1, rows, columns, 1), (1, 1, 1, 1), False)
+
+
 class Identity(nnx.Module):
     """What it is given."""
 
@@ -338,6 +392,16 @@ class Flatten(nnx.Module):
                 f"instead of {self.features}; {self.fitting}"
             )
         return flatten(x)
+
+
+def as_row(x: Float[Array, "n 1 1 c"]) -> Float[Array, "n 1 c"]:
+    """One value of each channel, in a row."""
+    return x[:, 0]
+
+
+def as_map(x: Float[Array, "n 1 c"]) -> Float[Array, "n 1 1 c"]:
+    """A row as one value of each channel."""
+    return x[:, None]
 
 
 def as_signal(x: Float[Array, "n k"]) -> Float[Array, "n 1 k 1"]:

@@ -6,21 +6,31 @@ The mirror of ``resnet_torch/network.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from resnet_flax.dropping import Drop
 from resnet_flax.layers import BatchNorm2d, Conv2d, Layers
 from resnet_spec import ResNetConfig
+
+
+class Frozen(nnx.Variable[jax.Array]):
+    """A parameter that does not learn."""
 
 
 class Network(nnx.Module):
     """What the network itself has of its framework."""
 
     config: ResNetConfig
+    layer_names: tuple[str, ...]
     stage_names: tuple[str, ...]
+    stem_names: tuple[str, ...]
     head_names: tuple[str, ...]
+    frozen_names: tuple[str, ...] = ()
     _set_head: Callable[[Layers], None]
 
     def reset_head(self, num_classes: int, *, rngs: nnx.Rngs | int | Array) -> None:
@@ -48,6 +58,56 @@ class Network(nnx.Module):
                 param_dtype=like.kernel.dtype,
             )
         )
+
+    def freeze(self, stages: int | None) -> None:
+        """Keeps the stem and the first stages as they are, whatever trains the network.
+
+        Their parameters are no ``nnx.Param``, so that neither ``nnx.grad`` nor an
+        optimiser made afterwards knows of them; their norms keep the running statistics
+        in training mode too, and nothing is dropped in them.
+
+        Args:
+            stages: how many; 0 is the stem alone, ``None`` lets all learn again.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        training = not all(
+            module.use_running_average
+            for _, module in nnx.iter_modules(self)
+            if isinstance(module, BatchNorm2d)
+        )
+        self.frozen_names = frozen_names(self, stages)
+        for name in self.layer_names:
+            old, new = nnx.Param, Frozen
+            if name not in self.frozen_names:
+                old, new = new, old
+            if isinstance(part := getattr(self, name), nnx.Module):
+                for _, module in nnx.iter_modules(part):
+                    for leaf, variable in list(vars(module).items()):
+                        if isinstance(variable, old):
+                            setattr(module, leaf, new(variable.get_value()))
+        if training:
+            self.train()
+
+    def train(self, **attributes: Any) -> None:
+        """Switches to training mode; what is frozen is never in it."""
+        super().train(**attributes)
+        for name in self.frozen_names:
+            if isinstance(part := getattr(self, name), nnx.Module):
+                part.eval()
+
+    def seed_drops(self, seed: int) -> None:
+        """Begins anew with what is dropped in training, by a seed; at first it is 0.
+
+        The twins drop the same if they have the same seed and calls.
+
+        Args:
+            seed: of the masks, 0 or more.
+        """
+        for _, module in nnx.iter_modules(self):
+            if isinstance(module, Drop):
+                module.restart(seed)
 
     def _check(self, x: Array) -> None:
         """Raises ValueError for what is no batch of images."""
@@ -98,6 +158,20 @@ class Network(nnx.Module):
                     f"batch normalisation in training mode got shape {shape}: it needs "
                     "more than one value per channel. Use a larger batch, or eval()"
                 )
+
+
+def frozen_names(network: Network, stages: int | None) -> tuple[str, ...]:
+    """Returns what is frozen with so many stages.
+
+    Raises:
+        ValueError: the network has fewer.
+    """
+    if stages is None:
+        return ()
+    count = len(network.stage_names)
+    if type(stages) is not int or not 0 <= stages <= count:
+        raise ValueError(f"stages is {stages!r}; it must be from 0 to {count}, or None")
+    return network.stem_names + network.stage_names[:stages]
 
 
 def _of_torch(x: object) -> bool:

@@ -127,6 +127,47 @@ class BatchNorm2d(nnx.BatchNorm):
         running.set_value(_moved(running[...], batch, self.momentum))
 
 
+class GroupNorm(nnx.Module):
+    """Normalisation of groups of channels as torch computes it: in two passes.
+
+    Args:
+        num_groups: of neighbouring channels.
+        num_channels: size of the last axis.
+        eps: added to the variance under the root.
+        zero_init: start the scale at zero instead of one.
+        dtype: of the result; inferred from input and parameters if ``None``.
+        param_dtype: of parameters.
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        *,
+        eps: float = 1e-5,
+        zero_init: bool = False,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        values = (0 if zero_init else 1, 0)
+        arrays = [np.full(num_channels, value, param_dtype) for value in values]
+        scale, bias = jax.device_put(arrays)
+        self.scale = nnx.Param(scale)
+        self.bias = nnx.Param(bias)
+        self.num_groups = num_groups
+        self.num_channels = num_channels
+        self.eps = eps
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Normalises each image's groups."""
+        scale, bias = self.scale[...], self.bias[...]
+        dtype = jnp.dtype(self.dtype or jnp.promote_types(x.dtype, scale.dtype))
+        x = x.astype(jnp.float32 if dtype.itemsize < 4 else dtype)
+        return _in_groups(x, scale, bias, self.num_groups, self.eps, dtype)
+
+
 # What a layer computes is compiled as one where nothing else is: without jit, each
 # operation would be a program. Under jit it is as if it stood where it is called.
 
@@ -192,3 +233,21 @@ def _plus_one(words: UInt[Array, " words"]) -> UInt[Array, " words"]:
     low, high = words
     low = low + jnp.uint32(1)
     return jnp.stack([low, high + (low == 0).astype(jnp.uint32)])
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _in_groups(
+    x: Float[Array, "n h w c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    groups: int,
+    eps: float,
+    dtype: DTypeLike,
+) -> Float[Array, "n h w c"]:
+    n, h, w, c = x.shape
+    scale, bias = (v.astype(x.dtype).reshape(1, 1, 1, -1) for v in (scale, bias))
+    split = x.reshape(n, h, w, groups, c // groups)
+    split = split - split.mean((1, 2, 4), keepdims=True)
+    var = jnp.square(split).mean((1, 2, 4), keepdims=True)
+    normal = (split / jnp.sqrt(var + eps)).reshape(x.shape)
+    return (normal * scale + bias).astype(dtype)

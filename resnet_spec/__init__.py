@@ -5,6 +5,7 @@ from typing import Any
 from resnet_spec.config import ResNetConfig
 from resnet_spec.optim import OptimizerConfig, Schedule
 from resnet_spec.paper import Printed, printed
+from resnet_spec.plan import FeatureInfo
 from resnet_spec.preprocessing import Preprocessing
 from resnet_spec.timm_weights import (
     TimmWeights,
@@ -34,6 +35,7 @@ from resnet_spec.weights import (
 
 __all__ = [
     "RECIPES",
+    "FeatureInfo",
     "OptimizerConfig",
     "Preprocessing",
     "Printed",

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
+from resnet_spec.attention import ATTENTION
 from resnet_spec.spelling import did_you_mean
 
 AntiAlias = Literal["none", "average", "blur"]
 Block = Literal["basic", "bottleneck"]
 Head = Literal["linear", "signal", "conv"]
+Norm = Literal["batch", "group"]
 Padding = Literal["torch", "same"]
-Shortcut = Literal["A", "B", "C", "D", "none"]
-Stem = Literal["7x7", "3x3", "deep"]
+Shortcut = Literal["A", "B", "B3", "C", "D", "none"]
+Stem = Literal["7x7", "3x3", "deep", "tiered"]
+StemPool = Literal["max", "conv"]
 StrideOn = Literal["1x1", "3x3"]
 
 SIGNAL_POOL = 4
@@ -40,17 +43,31 @@ class ResNetConfig:
     Args:
         block: ``"basic"`` (two 3x3) or ``"bottleneck"`` (1x1, 3x3, 1x1).
         layers: blocks per stage; one entry per stage.
-        widths: width of each stage, in channels; the stem has ``widths[0]``.
+        widths: width of each stage, in channels.
         groups: groups of the 3x3 convolution of a bottleneck (ResNeXt).
         width_per_group: as in torchvision, the inner width of a bottleneck is
             ``int(width * width_per_group / 64) * groups``.
         stem: ``"7x7"``: stride 2, then a max-pool of stride 2; ``"3x3"``: stride 1 and
             no pool (paper, section 4.2); ``"deep"``: three 3x3 in place of the 7x7
-            (ResNet-D, arXiv 1812.01187, figure 2c).
+            (ResNet-D, arXiv 1812.01187, figure 2c), the first two with half of the
+            channels; ``"tiered"``: the first with three quarters of that half.
+        stem_channels: of the stem's map; ``None``: as many as ``widths[0]``.
+        stem_pool: what halves the stem's map: ``"max"``: a max-pool of 3x3; ``"conv"``:
+            a 3x3 convolution with norm and rectifier (ResNet-RS, arXiv 2103.07579).
         shortcut: where a block changes the shape, ``"A"``: every other pixel, new
-            channels zero; ``"B"``: a 1x1 projection; ``"D"``: an average pool, then a
-            projection (ResNet-D). ``"C"``: projections in every block. ``"none"``: no
-            shortcut at all, the paper's plain network. (Paper, sections 3.3 and 4.1.)
+            channels zero; ``"B"``: a 1x1 projection; ``"B3"``: the same, of 3x3 where
+            the map changes (SENet-154); ``"D"``: an average pool, then a projection
+            (ResNet-D). ``"C"``: projections in every block. ``"none"``: no shortcut at
+            all, the paper's plain network. (Paper, sections 3.3 and 4.1.)
+        attention: what weighs the channels of a block's result before the addition:
+            ``"se"``: squeeze-and-excitation (arXiv 1709.01507); ``"eca"``: a
+            convolution along the channels (arXiv 1910.03151).
+        attention_ratio: channels between both layers of squeeze-and-excitation over
+            those around them, before they are rounded to a multiple of 8.
+        reduce_first: a block's first convolution has so many times fewer channels
+            (SENet-154).
+        norm: ``"batch"``, or ``"group"`` (arXiv 1803.08494).
+        norm_groups: of a group norm, each of neighbouring channels.
         head: ``"linear"``: average pool and linear layer; ``"signal"``: pool of width
             4, linear layer over all positions, result (n, 1, 1, classes) in torch's
             order of axes; ``"conv"``: max-pool, 1x1 convolution to 128 channels, two
@@ -78,6 +95,10 @@ class ResNetConfig:
         zero_init_residual: start the last norm of every block at zero.
         norm_eps: added to the variance under the root.
         norm_momentum: torch's convention: ``new = (1 - m) * old + m * batch``.
+        drop_path_rate: share of the images that the last block passes by in training,
+            less in blocks before it, none in the first (arXiv 1603.09382).
+        drop_block_rate: share of a map that is dropped in training, in squares, from
+            the third stage on (arXiv 1810.12890).
 
     Raises:
         ValueError: a field has a value that no network can have, or two fields
@@ -90,7 +111,14 @@ class ResNetConfig:
     groups: int = 1
     width_per_group: int = 64
     stem: Stem = "7x7"
+    stem_channels: int | None = None
+    stem_pool: StemPool = "max"
     shortcut: Shortcut = "B"
+    attention: str = "none"
+    attention_ratio: float = 1 / 16
+    reduce_first: int = 1
+    norm: Norm = "batch"
+    norm_groups: int = 32
     head: Head = "linear"
     conv_bias: bool = False
     dimensions: int = 2
@@ -107,6 +135,8 @@ class ResNetConfig:
     zero_init_residual: bool = False
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
+    drop_path_rate: float = 0.0
+    drop_block_rate: float = 0.0
 
     def __post_init__(self) -> None:
         for field in ("layers", "widths"):
@@ -117,7 +147,7 @@ class ResNetConfig:
         self._as_tuple("replace_stride_with_dilation")
         for field in ("layers", "widths"):
             object.__setattr__(self, field, tuple(map(_as_int, getattr(self, field))))
-        for field in (*_COUNTS, "signal_width", "dimensions"):
+        for field in (*_COUNTS, "signal_width", "stem_channels", "dimensions"):
             object.__setattr__(self, field, _as_int(getattr(self, field)))
 
         for field, choices in _CHOICES.items():
@@ -147,7 +177,7 @@ class ResNetConfig:
         for field in ("include_top", "zero_init_residual", "conv_bias"):
             value = getattr(self, field)
             self._check(field, isinstance(value, bool), "True or False")
-        for field in ("norm_eps", "norm_momentum"):
+        for field in _NUMBERS:
             value = getattr(self, field)
             number = isinstance(value, float) or (
                 type(value) is int and abs(value) < _MOST_NUMBER
@@ -156,17 +186,18 @@ class ResNetConfig:
             object.__setattr__(self, field, float(value))
         self._check("norm_eps", 0 < self.norm_eps < float("inf"), "a number above 0")
         self._check("norm_momentum", 0 <= self.norm_momentum <= 1, "from 0 to 1")
+        for field in ("drop_path_rate", "drop_block_rate"):
+            self._check(field, 0 <= getattr(self, field) < 1, "from 0, below 1")
+        within = 0 < self.attention_ratio <= 1
+        self._check("attention_ratio", within, "above 0, 1 at most")
         self._check_combinations()
 
     def _check_combinations(self) -> None:
         self._check_head()
+        self._check_stem()
         self._check_maps()
-        if self.stem == "deep":
-            even = self.widths[0] % 2 == 0
-            self._check("widths", even, "even at first: a deep stem has half of it")
-        if self.shortcut == "D" and any(self.replace_stride_with_dilation):
-            raise _invalid("shortcut", "D", "another one in a dilated network")
-        narrowing = any(b < a for a, b in pairwise(self.widths))
+        outs = [self.stem_out, *(width * self.expansion for width in self.widths)]
+        narrowing = any(b < a for a, b in pairwise(outs))
         if self.shortcut == "A" and narrowing:
             raise _invalid("shortcut", "A", "another one where widths become smaller")
         if self.block == "basic":
@@ -184,12 +215,56 @@ class ResNetConfig:
                     self.width_per_group,
                     f"large enough to give the stage of width {width} a channel",
                 )
+        self._check_channels()
         if self.weight_count > _MOST_WEIGHTS:
             raise ValueError(
                 f"a network of widths {self.widths}, {self.in_channels} channels and "
                 f"{self.num_classes} classes has about {self.weight_count:,} weights; "
                 f"make it smaller, {_MOST_WEIGHTS:,} at most"
             )
+
+    def _check_stem(self) -> None:
+        if self.stem_channels is not None:
+            self._check("stem_channels", _is_count(self.stem_channels), _COUNT)
+            if self.stem_channels == self.widths[0]:  # one network, one configuration
+                object.__setattr__(self, "stem_channels", None)
+        if self.stem in ("deep", "tiered"):
+            field = "widths" if self.stem_channels is None else "stem_channels"
+            least = 2 if self.stem == "deep" else 8
+            even = self.stem_out % 2 == 0 and self.stem_out >= least
+            allowed = f"even at first, {least} at least: a {self.stem} stem has half"
+            self._check(field, even, allowed)
+        if self.stem == "3x3":
+            of_maximum = self.stem_pool == "max"
+            self._check(
+                "stem_pool", of_maximum, "'max' with stem '3x3', without a pool"
+            )
+
+    def _check_channels(self) -> None:
+        if self.attention != "se":
+            unused = self.attention_ratio == 1 / 16
+            self._check(
+                "attention_ratio", unused, f"0.0625 with attention {self.attention!r}"
+            )
+        if self.norm == "batch":
+            unused = self.norm_groups == 32
+            self._check("norm_groups", unused, "32 with norm 'batch', which has none")
+        divided = [self.stem_out, *(w * self.expansion for w in self.widths)]
+        if self.stem in ("deep", "tiered"):
+            divided += self.stem_widths
+        for width in self.widths:
+            inner = self.inner_width(width)
+            first = (width if self.block == "basic" else inner) // self.reduce_first
+            self._check("reduce_first", first > 0, "small enough to leave a channel")
+            if self.block == "bottleneck":
+                divided.append(inner)
+            divided.append(first)
+            fits = first % self.groups == 0
+            allowed = f"such that {self.groups} groups divide {first}"
+            self._check("reduce_first", fits, allowed)
+        if self.norm == "group":
+            odd = [n for n in divided if n % self.norm_groups]
+            self._check("norm_groups", not odd, f"a divisor of {(*odd, 0)[0]}")
 
     def _check_head(self) -> None:
         if self.head != "linear":
@@ -219,7 +294,6 @@ class ResNetConfig:
             "head": self.head != "linear",
             "dimensions": self.dimensions == 1,
             "stride_on": self.stride_on == "1x1",
-            "replace_stride_with_dilation": any(self.replace_stride_with_dilation),
             **{field: getattr(self, field) == "same" for field in _PADDINGS},
         }
         for field, other in others.items():
@@ -235,6 +309,17 @@ class ResNetConfig:
     def _check(self, field: str, ok: bool, allowed: str) -> None:
         if not ok:
             raise _invalid(field, getattr(self, field), allowed)
+
+    @property
+    def stem_out(self) -> int:
+        """Channels of the stem's map."""
+        return self.stem_channels or self.widths[0]
+
+    @property
+    def stem_widths(self) -> tuple[int, int]:
+        """Channels of the first two convolutions of a deep stem."""
+        half = self.stem_out // 2
+        return (half // 4 * 3 if self.stem == "tiered" else half, half)
 
     @property
     def expansion(self) -> int:
@@ -259,6 +344,11 @@ class ResNetConfig:
         positions = self.signal_positions if self.head == "signal" else 1
         top = self.num_features * positions * self.num_classes
         return count + top * self.include_top
+
+    @property
+    def output_stride(self) -> int:
+        """Pixels of an image for one of the last map, both ways."""
+        return 1 << self.halvings
 
     @property
     def halvings(self) -> int:
@@ -312,8 +402,14 @@ class ResNetConfig:
                 "less, or up to two more fit"
             )
         if self.anti_alias == "blur":
-            return f"images of more than {1 << self.halvings - 1} pixels a side fit"
+            return f"images of more than {self._least_blurred} pixels a side fit"
         return "images of any size fit"
+
+    @property
+    def _least_blurred(self) -> int:
+        """Pixels of a side of which the last map to be blurred would have one."""
+        last = (False, *self.replace_stride_with_dilation)[-1]
+        return 1 << self.halvings - (0 if last else 1)
 
     def map_size(self, height: int, width: int) -> tuple[int, int]:
         """Returns height and width of the last stage's map."""
@@ -333,7 +429,7 @@ class ResNetConfig:
             sides = ((height, rows), (width, columns))
             fits = all(n > 0 and side - (n << self.halvings) < 3 for side, n in sides)
         elif self.anti_alias == "blur":  # a map of one pixel has nothing to reflect
-            fits = min(height, width) > 1 << self.halvings - 1
+            fits = min(height, width) > self._least_blurred
         elif self.include_top and self.head == "signal":
             fits = height == 1 and columns // SIGNAL_POOL == self.signal_positions
         elif self.include_top and self.head == "conv":
@@ -348,10 +444,15 @@ class ResNetConfig:
     def replace(self, /, **overrides: Any) -> ResNetConfig:
         """Returns a copy with these fields changed, validated again.
 
+        Args:
+            **overrides: fields, or ``output_stride``: pixels of an image for one of the
+                last map, which sets ``replace_stride_with_dilation``.
+
         Raises:
             ValueError: a field does not exist, or the new value is not allowed.
         """
         known = [field.name for field in dataclasses.fields(self)]
+        stride = _as_int(overrides.pop("output_stride", None))
         for name in overrides:
             if name in _WEIGHTS:
                 raise ValueError(
@@ -365,11 +466,25 @@ class ResNetConfig:
                 )
         if "layers" in overrides and not any(self.replace_stride_with_dilation):
             overrides.setdefault("replace_stride_with_dilation", ())
-        return dataclasses.replace(self, **overrides)
+        found = dataclasses.replace(self, **overrides)
+        return found if stride is None else found._with_output_stride(stride)
+
+    def _with_output_stride(self, stride: object) -> ResNetConfig:
+        first = 0 if self.stem == "3x3" else 2
+        strides = [1 << first + stage for stage in range(len(self.layers))]
+        if type(stride) is not int or stride not in strides:
+            raise _invalid("output_stride", stride, " or ".join(map(str, strides)))
+        dilated = tuple(reached > stride for reached in strides[1:])
+        return dataclasses.replace(self, replace_stride_with_dilation=dilated)
 
     def as_function(self) -> ResNetConfig:
         """Returns what the network computes in evaluation, whatever it trains like."""
-        return self.replace(zero_init_residual=False, norm_momentum=0.1)
+        return self.replace(
+            zero_init_residual=False,
+            norm_momentum=0.1,
+            drop_path_rate=0.0,
+            drop_block_rate=0.0,
+        )
 
     def to_json(self) -> str:
         """Returns the configuration as a JSON object, one key per field."""
@@ -396,7 +511,15 @@ _COUNT = "a positive integer below 2**31"
 
 _PADDINGS = ("stem_padding", "block_padding", "pool_padding")
 
-_COUNTS = ("groups", "width_per_group", "in_channels", "num_classes")
+_COUNTS = (
+    *("groups", "width_per_group", "in_channels", "num_classes"),
+    *("reduce_first", "norm_groups"),
+)
+
+_NUMBERS = (
+    *("norm_eps", "norm_momentum", "attention_ratio"),
+    *("drop_path_rate", "drop_block_rate"),
+)
 
 _WEIGHTS = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
 """What torchvision, timm and Keras take to load weights."""
@@ -411,7 +534,13 @@ _OTHERS: Mapping[str, str] = {
     "num_labels": "num_classes",
     "cardinality": "groups",
     "base_width": "width_per_group",
-    "output_stride": "replace_stride_with_dilation",
+    "dilation": "replace_stride_with_dilation",
+    "attn_layer": "attention",
+    "rd_ratio": "attention_ratio",
+    "block_reduce_first": "reduce_first",
+    "norm_layer": "norm",
+    "replace_stem_pool": "stem_pool",
+    "stem_width": "stem_channels",
     "aa_layer": "anti_alias",
     "antialias": "anti_alias",
     "zero_init_last": "zero_init_residual",
@@ -427,6 +556,9 @@ _OTHERS: Mapping[str, str] = {
 _CHOICES: Mapping[str, tuple[object, ...]] = {
     "block": get_args(Block),
     "stem": get_args(Stem),
+    "stem_pool": get_args(StemPool),
+    "attention": ("none", *ATTENTION),
+    "norm": get_args(Norm),
     "shortcut": get_args(Shortcut),
     "head": get_args(Head),
     "stride_on": get_args(StrideOn),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor
-from typing import Any, Literal
+from typing import Literal
 
 from resnet_spec.config import ResNetConfig
 from resnet_spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -190,11 +190,8 @@ _OF_TAG: dict[str, tuple[int, float, _Kind]] = {
 _HALVES = ("ra4_e3600_r224_in1k", "r160_in1k")
 """Tags whose mean and std are 0.5, not ImageNet's."""
 
-ANTI_ALIASED: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "resnetaa": ("average", ("34d", "50", "50d", "101d")),
-    "resnetblur": ("blur", ("18", "50", "50d", "101d")),
-}
-"""Networks of timm whose anti-aliasing no name and no shape of an entry shows."""
+_NOT_TIMMS = ("cifar_*", "plain*", "resnet18_1d", "*_v1", "*_conv_head")
+"""Networks here that timm has not."""
 
 
 def is_timm(name: str) -> bool:
@@ -230,12 +227,12 @@ def get_timm_weights(name: str, model: str | ResNetConfig | None = None) -> Timm
                 else "`resnet-twins list` has those of the networks here"
             )
         )
-    found = _network(architecture)
-    if found is None:
+    if architecture not in list_models():
         raise ValueError(
             f"{name} is for {architecture}, which is none of the networks here; "
             "`resnet-twins list` has those that are"
         )
+    found = get_config(architecture)
     if model is not None:
         config = get_config(model) if isinstance(model, str) else model
         ends = {end: getattr(config, end) for end in _ENDS}
@@ -250,23 +247,10 @@ def get_timm_weights(name: str, model: str | ResNetConfig | None = None) -> Timm
 def timm_name(config: ResNetConfig) -> str | None:
     """Returns what timm calls a network, whatever its classes and channels."""
     ends = {end: getattr(config, end) for end in _ENDS}
-    blurred = [p + depth for p, (_, depths) in ANTI_ALIASED.items() for depth in depths]
-    for architecture in (*_TAGS, *blurred):
-        found = _network(architecture)
-        if found and found.replace(**ends).as_function() == config.as_function():
-            return architecture
+    for name in list_models(exclude=_NOT_TIMMS):
+        if get_config(name).replace(**ends).as_function() == config.as_function():
+            return name
     return None
 
 
 _ENDS = ("in_channels", "num_classes", "include_top")
-
-
-def _network(architecture: str) -> ResNetConfig | None:
-    """Returns the network that timm calls so; ``None`` if it is not here."""
-    if architecture in list_models():
-        return get_config(architecture)
-    for prefix, (anti_alias, depths) in ANTI_ALIASED.items():
-        depth = architecture.removeprefix(prefix)
-        if depth in depths and f"resnet{depth}" in list_models():
-            return get_config(f"resnet{depth}").replace(anti_alias=anti_alias)
-    return None

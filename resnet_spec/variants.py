@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,7 +11,11 @@ from resnet_spec.config import Block, ResNetConfig, Shortcut
 from resnet_spec.spelling import did_you_mean
 
 
-def _net(block: Block, layers: tuple[int, ...], **settings: Any) -> ResNetConfig:
+def _net(
+    block: Block, layers: tuple[int, ...], *parts: Mapping[str, Any], **settings: Any
+) -> ResNetConfig:
+    for part in reversed(parts):  # of two that say the same, the last holds
+        settings = {**part, **settings}
     return ResNetConfig(block=block, layers=layers, **settings)
 
 
@@ -34,6 +38,26 @@ _SIGNAL: dict[str, Any] = {
     "signal_width": 1000,
     "in_channels": 1,
 }
+
+# What letters in timm's names say.
+_AVG: dict[str, Any] = {"shortcut": "D"}
+_C: dict[str, Any] = {"stem": "deep"}
+_D: dict[str, Any] = _C | _AVG
+_T: dict[str, Any] = {"stem": "tiered"} | _AVG
+_S: dict[str, Any] = _C | {"stem_channels": 128}
+_E: dict[str, Any] = _S | _AVG
+_32X4: dict[str, Any] = {"groups": 32, "width_per_group": 4}
+_32X8: dict[str, Any] = {"groups": 32, "width_per_group": 8}
+_32X16: dict[str, Any] = {"groups": 32, "width_per_group": 16}
+_32X32: dict[str, Any] = {"groups": 32, "width_per_group": 32}
+_64X4: dict[str, Any] = {"groups": 64, "width_per_group": 4}
+_154: dict[str, Any] = {"shortcut": "B3", "reduce_first": 2}
+_AA: dict[str, Any] = {"anti_alias": "average"}
+_BLUR: dict[str, Any] = {"anti_alias": "blur"}
+_ECA: dict[str, Any] = {"attention": "eca"}
+_GN: dict[str, Any] = {"norm": "group"}
+_SE: dict[str, Any] = {"attention": "se"}
+_RS: dict[str, Any] = _SE | _D | {"attention_ratio": 0.25, "stem_pool": "conv"}
 
 # fmt: off
 _VARIANTS: dict[str, ResNetConfig] = {
@@ -65,7 +89,75 @@ _VARIANTS: dict[str, ResNetConfig] = {
     "resnet18_1d":      _net("basic",     (2, 2, 2, 2), **_SIGNAL),
     "resnet18_conv_head": _net("basic",   (2, 2, 2, 2), head="conv", num_classes=2),
     "resnet50_conv_head": _net("bottleneck", (3, 4, 6, 3), head="conv", num_classes=2),
-    "resnet50d":        _net("bottleneck",(3, 4, 6, 3), stem="deep", shortcut="D"),
+    "resnet50d":        _net("bottleneck",(3, 4, 6, 3), _D),
+    # timm's, by its names; those above that it has too are the same.
+    "resnet10t":             _net("basic",     (1, 1, 1, 1), _T),
+    "resnet14t":             _net("bottleneck",(1, 1, 1, 1), _T),
+    "resnet18d":             _net("basic",     (2, 2, 2, 2), _D),
+    "resnet26":              _net("bottleneck",(2, 2, 2, 2)),
+    "resnet26d":             _net("bottleneck",(2, 2, 2, 2), _D),
+    "resnet26t":             _net("bottleneck",(2, 2, 2, 2), _T),
+    "resnet34d":             _net("basic",     (3, 4, 6, 3), _D),
+    "resnet50c":             _net("bottleneck",(3, 4, 6, 3), _C),
+    "resnet50s":             _net("bottleneck",(3, 4, 6, 3), _S),
+    "resnet50t":             _net("bottleneck",(3, 4, 6, 3), _T),
+    "resnet50_gn":           _net("bottleneck",(3, 4, 6, 3), _GN),
+    "resnet101c":            _net("bottleneck",(3, 4, 23, 3), _C),
+    "resnet101d":            _net("bottleneck",(3, 4, 23, 3), _D),
+    "resnet101s":            _net("bottleneck",(3, 4, 23, 3), _S),
+    "resnet152c":            _net("bottleneck",(3, 8, 36, 3), _C),
+    "resnet152d":            _net("bottleneck",(3, 8, 36, 3), _D),
+    "resnet152s":            _net("bottleneck",(3, 8, 36, 3), _S),
+    "resnet200":             _net("bottleneck",(3, 24, 36, 3)),
+    "resnet200d":            _net("bottleneck",(3, 24, 36, 3), _D),
+    "resnext50d_32x4d":      _net("bottleneck",(3, 4, 6, 3), _32X4, _D),
+    "resnext101_32x4d":      _net("bottleneck",(3, 4, 23, 3), _32X4),
+    "resnext101_32x16d":     _net("bottleneck",(3, 4, 23, 3), _32X16),
+    "resnext101_32x32d":     _net("bottleneck",(3, 4, 23, 3), _32X32),
+    "resnetblur18":          _net("basic",     (2, 2, 2, 2), _BLUR),
+    "resnetblur50":          _net("bottleneck",(3, 4, 6, 3), _BLUR),
+    "resnetblur50d":         _net("bottleneck",(3, 4, 6, 3), _BLUR, _D),
+    "resnetblur101d":        _net("bottleneck",(3, 4, 23, 3), _BLUR, _D),
+    "resnetaa34d":           _net("basic",     (3, 4, 6, 3), _AA, _D),
+    "resnetaa50":            _net("bottleneck",(3, 4, 6, 3), _AA),
+    "resnetaa50d":           _net("bottleneck",(3, 4, 6, 3), _AA, _D),
+    "resnetaa101d":          _net("bottleneck",(3, 4, 23, 3), _AA, _D),
+    "ecaresnet26t":          _net("bottleneck",(2, 2, 2, 2), _ECA, _T),
+    "ecaresnet50d":          _net("bottleneck",(3, 4, 6, 3), _ECA, _D),
+    "ecaresnet50t":          _net("bottleneck",(3, 4, 6, 3), _ECA, _T),
+    "ecaresnetlight":        _net("bottleneck",(1, 1, 11, 3), _ECA, _AVG),
+    "ecaresnet101d":         _net("bottleneck",(3, 4, 23, 3), _ECA, _D),
+    "ecaresnet200d":         _net("bottleneck",(3, 24, 36, 3), _ECA, _D),
+    "ecaresnet269d":         _net("bottleneck",(3, 30, 48, 8), _ECA, _D),
+    "ecaresnext26t_32x4d":   _net("bottleneck",(2, 2, 2, 2), _32X4, _ECA, _T),
+    "ecaresnext50t_32x4d":   _net("bottleneck",(3, 4, 6, 3), _32X4, _ECA, _T),
+    "seresnet18":            _net("basic",     (2, 2, 2, 2), _SE),
+    "seresnet34":            _net("basic",     (3, 4, 6, 3), _SE),
+    "seresnet50":            _net("bottleneck",(3, 4, 6, 3), _SE),
+    "seresnet50t":           _net("bottleneck",(3, 4, 6, 3), _SE, _T),
+    "seresnet101":           _net("bottleneck",(3, 4, 23, 3), _SE),
+    "seresnet152":           _net("bottleneck",(3, 8, 36, 3), _SE),
+    "seresnet152d":          _net("bottleneck",(3, 8, 36, 3), _SE, _D),
+    "seresnet200d":          _net("bottleneck",(3, 24, 36, 3), _SE, _D),
+    "seresnet269d":          _net("bottleneck",(3, 30, 48, 8), _SE, _D),
+    "seresnetaa50d":         _net("bottleneck",(3, 4, 6, 3), _SE, _AA, _D),
+    "seresnext26d_32x4d":    _net("bottleneck",(2, 2, 2, 2), _32X4, _SE, _D),
+    "seresnext26t_32x4d":    _net("bottleneck",(2, 2, 2, 2), _32X4, _SE, _T),
+    "seresnext50_32x4d":     _net("bottleneck",(3, 4, 6, 3), _32X4, _SE),
+    "seresnext101_32x4d":    _net("bottleneck",(3, 4, 23, 3), _32X4, _SE),
+    "seresnext101_32x8d":    _net("bottleneck",(3, 4, 23, 3), _32X8, _SE),
+    "seresnext101_64x4d":    _net("bottleneck",(3, 4, 23, 3), _64X4, _SE),
+    "seresnext101d_32x8d":   _net("bottleneck",(3, 4, 23, 3), _32X8, _SE, _D),
+    "seresnextaa101d_32x8d": _net("bottleneck",(3, 4, 23, 3), _32X8, _SE, _AA, _D),
+    "seresnextaa201d_32x8d": _net("bottleneck",(3, 24, 36, 4), _32X8, _SE, _AA, _E),
+    "senet154":              _net("bottleneck",(3, 8, 36, 3), _64X4, _SE, _S, _154),
+    "resnetrs50":            _net("bottleneck",(3, 4, 6, 3), _RS),
+    "resnetrs101":           _net("bottleneck",(3, 4, 23, 3), _RS),
+    "resnetrs152":           _net("bottleneck",(3, 8, 36, 3), _RS),
+    "resnetrs200":           _net("bottleneck",(3, 24, 36, 3), _RS),
+    "resnetrs270":           _net("bottleneck",(4, 29, 53, 4), _RS),
+    "resnetrs350":           _net("bottleneck",(4, 36, 72, 4), _RS),
+    "resnetrs420":           _net("bottleneck",(4, 44, 87, 4), _RS),
 }
 # fmt: on
 

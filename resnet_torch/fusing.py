@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from resnet_torch.layers import Sequential
+from resnet_torch.layers import BlurPool2d, Sequential
 from resnet_torch.resnet import ResNet
 
 
@@ -20,8 +20,9 @@ def fuse(model: ResNet) -> ResNet:
     In evaluation mode a batch norm scales and shifts each channel by constants. They
     go into the kernel and the bias of the convolution before it, in float64, rounded
     once to the kernel's dtype. An identity stands where the norm was, so that paths
-    stay. What is left is for evaluation only: ``train()`` changes nothing in it, and
-    its ``config`` is that of the network that it was made from.
+    stay. A group norm stays as it is, for it divides by what each image gives. What is
+    left is for evaluation only: ``train()`` changes nothing in it, and its ``config``
+    is that of the network that it was made from.
 
     ``parity.check(resnet_torch.fuse(a), resnet_flax.fuse(b), images,
     gates=tuple(parity.FORWARD))`` proves two of them equal.
@@ -42,10 +43,13 @@ def fuse(model: ResNet) -> ResNet:
     fused = copy.deepcopy(model)
     for part in _parts(fused):
         for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
+            if isinstance(getattr(part, norm, None), nn.GroupNorm):
+                continue
             if hasattr(part, norm):
                 _fold(_last(getattr(part, conv)), getattr(part, norm))
                 setattr(part, norm, nn.Identity())
-        _last(getattr(part, "downsample", None))
+        for row in ("downsample", "maxpool"):
+            _last(getattr(part, row, None))
     return fused.eval()
 
 
@@ -61,7 +65,11 @@ def _last(layer: nn.Module | None) -> nn.Module | None:
         return layer
     for index in range(1, len(layer)):
         if isinstance(layer[index], nn.BatchNorm2d):
-            _fold(layer[index - 1], layer[index])
+            before = index - 1
+            # Means of pixels commute with what scales and shifts each channel.
+            while isinstance(layer[before], (nn.AvgPool2d, BlurPool2d)):
+                before -= 1
+            _fold(layer[before], layer[index])
             layer[index] = nn.Identity()
     return layer[-1]
 

@@ -49,6 +49,7 @@ class Layers:
         dilation: int = 1,
         groups: int = 1,
         padding: Padding | None = None,
+        bias: bool | None = None,
     ) -> nn.Conv2d:
         """A convolution that keeps the map's size at stride 1; padded as in a block."""
         same = (padding or self.config.block_padding) == "same"
@@ -62,7 +63,7 @@ class Layers:
             padding=self._padding(kernel_size, dilation),
             dilation=dilation,
             groups=groups,
-            bias=self.config.conv_bias,
+            bias=self.config.conv_bias if bias is None else bias,
         )
         if same:
             conv.padding = SAME
@@ -76,15 +77,24 @@ class Layers:
             nn.init.uniform_(conv.bias, -bound, bound, generator=self.generator)
         return conv
 
-    def norm(self, channels: int, *, zero_init: bool = False) -> nn.BatchNorm2d:
-        """Batch normalisation; with ``zero_init`` its scale starts at zero."""
-        norm = nn.BatchNorm2d(
-            channels,
-            eps=self.config.norm_eps,
-            momentum=self.config.norm_momentum,
-            device=self.device,
-            dtype=self.dtype,
+    def conv_along(self, kernel_size: int) -> nn.Conv1d:
+        """A convolution along a row of numbers, without bias, that keeps its length."""
+        conv = self._build(
+            nn.Conv1d, 1, 1, kernel_size, padding=kernel_size // 2, bias=False
         )
+        bound = kernel_size**-0.5
+        nn.init.uniform_(conv.weight, -bound, bound, generator=self.generator)
+        return conv
+
+    def norm(self, channels: int, *, zero_init: bool = False) -> nn.Module:
+        """Normalisation; with ``zero_init`` its scale starts at zero."""
+        config = self.config
+        how: Any = {"device": self.device, "dtype": self.dtype, "eps": config.norm_eps}
+        norm: nn.BatchNorm2d | nn.GroupNorm
+        if config.norm == "group":
+            norm = GroupNorm(config.norm_groups, channels, **how)
+        else:
+            norm = nn.BatchNorm2d(channels, momentum=config.norm_momentum, **how)
         if zero_init:
             nn.init.zeros_(norm.weight)
         return norm
@@ -92,6 +102,10 @@ class Layers:
     def relu(self) -> nn.ReLU:
         """The rectifier; in place, so that it holds no map of its own."""
         return nn.ReLU(inplace=True)
+
+    def sigmoid(self) -> nn.Sigmoid:
+        """The logistic function."""
+        return nn.Sigmoid()
 
     def maxpool(
         self, kernel_size: int, *, stride: int, padding: Padding = "torch"
@@ -118,6 +132,10 @@ class Layers:
             return nn.Identity()
         window = self._window(2)
         return nn.AvgPool2d(window, stride, ceil_mode=True, count_include_pad=False)
+
+    def pool_same(self) -> AvgPool2dSame:
+        """The mean over 2x2 windows, one for each pixel; behind the rim are zeros."""
+        return AvgPool2dSame(self._window(2))
 
     def average(self, width: int) -> nn.AvgPool2d:
         """The mean over squares that do not overlap; what is left of a row is lost."""
@@ -229,6 +247,16 @@ def same_padding(
     return sides[0], sides[1]
 
 
+class GroupNorm(nn.GroupNorm):
+    """torch's, without its look at the map's size, which torch.jit.trace would note."""
+
+    def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Normalises each image's groups."""
+        return torch.group_norm(
+            input, self.num_groups, self.weight, self.bias, self.eps
+        )
+
+
 class BlurPool2d(nn.Module):
     """The mean over 3x3 pixels by the weights 1-2-1 both ways (arXiv 1904.11486).
 
@@ -246,6 +274,20 @@ class BlurPool2d(nn.Module):
         x = nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
         x = nn.functional.avg_pool2d(x, 2, stride=1)
         return nn.functional.avg_pool2d(x, 2, stride=self.stride)
+
+
+class AvgPool2dSame(nn.AvgPool2d):
+    """The mean over a window that begins at each pixel; behind the rim are zeros."""
+
+    def __init__(self, kernel_size: tuple[int, int]) -> None:
+        super().__init__(kernel_size, stride=1)
+        self.padding: Any = SAME
+
+    def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Pads and pools."""
+        rows, columns = self.kernel_size  # type: ignore[misc]  a pair, here
+        x = nn.functional.pad(input, (0, columns - 1, 0, rows - 1))
+        return nn.functional.avg_pool2d(x, self.kernel_size, stride=1)
 
 
 class PadChannels(nn.Module):
@@ -282,6 +324,16 @@ class Flatten(nn.Module):
                 f"instead of {self.features}; {self.fitting}"
             )
         return flatten(x)
+
+
+def as_row(x: Float[Tensor, "n c 1 1"]) -> Float[Tensor, "n 1 c"]:
+    """One value of each channel, in a row."""
+    return torch.flatten(x, 1)[:, None]
+
+
+def as_map(x: Float[Tensor, "n 1 c"]) -> Float[Tensor, "n c 1 1"]:
+    """A row as one value of each channel."""
+    return x[:, 0, :, None, None]
 
 
 def as_signal(x: Float[Tensor, "n k"]) -> Float[Tensor, "n 1 1 k"]:

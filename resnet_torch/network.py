@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from resnet_spec import ResNetConfig
+from resnet_torch.dropping import Drop
 from resnet_torch.layers import Layers
 
 
@@ -20,7 +21,9 @@ class Network(nn.Module):
 
     config: ResNetConfig
     stage_names: tuple[str, ...]
+    stem_names: tuple[str, ...]
     head_names: tuple[str, ...]
+    frozen_names: tuple[str, ...] = ()
     _set_head: Callable[[Layers], None]
 
     def reset_head(
@@ -53,6 +56,43 @@ class Network(nn.Module):
             layer = getattr(self, name)
             if isinstance(layer, nn.Module):
                 layer.train(self.training)
+
+    def freeze(self, stages: int | None) -> None:
+        """Keeps the stem and the first stages as they are, whatever trains the network.
+
+        Their parameters have no gradient, their norms keep the running statistics in
+        training mode too, and nothing is dropped in them.
+
+        Args:
+            stages: how many; 0 is the stem alone, ``None`` lets all learn again.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        self.frozen_names = frozen_names(self, stages)
+        for name, module in self.named_children():
+            for parameter in module.parameters():
+                parameter.requires_grad_(name not in self.frozen_names)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Network:
+        """Switches to training mode, or out of it; what is frozen is never in it."""
+        super().train(mode)
+        for name in self.frozen_names:
+            getattr(self, name).eval()
+        return self
+
+    def seed_drops(self, seed: int) -> None:
+        """Begins anew with what is dropped in training, by a seed; at first it is 0.
+
+        The twins drop the same if they have the same seed and calls.
+
+        Args:
+            seed: of the masks, 0 or more.
+        """
+        for module in self.modules():
+            if isinstance(module, Drop):
+                module.restart(seed)
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Gives ``torch.jit.script`` the network as a graph of its layers.
@@ -114,3 +154,17 @@ class Network(nn.Module):
                     f"batch normalisation in training mode got shape {shape}: it needs "
                     "more than one value per channel. Use a larger batch, or eval()"
                 )
+
+
+def frozen_names(network: Network, stages: int | None) -> tuple[str, ...]:
+    """Returns what is frozen with so many stages.
+
+    Raises:
+        ValueError: the network has fewer.
+    """
+    if stages is None:
+        return ()
+    count = len(network.stage_names)
+    if type(stages) is not int or not 0 <= stages <= count:
+        raise ValueError(f"stages is {stages!r}; it must be from 0 to {count}, or None")
+    return network.stem_names + network.stage_names[:stages]

@@ -5,154 +5,58 @@ Read beside ``resnet_flax/resnet.py``: they are one text, and a test holds them 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from resnet_spec.config import CONV_HEAD_CHANNELS, CONV_HEAD_POSITIONS, SIGNAL_POOL
+from resnet_spec.plan import FeatureInfo, chosen, feature_info, stages
+from resnet_torch.blocks import BLOCKS
 from resnet_torch.layers import Layers, Sequential, as_signal, flatten
 from resnet_torch.network import Network
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (paper, figure 5, left)."""
-
-    def __init__(
-        self,
-        layers: Layers,
-        in_channels: int,
-        width: int,
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-    ) -> None:
-        super().__init__()
-        config = layers.config
-        self.aa = anti_alias(layers, stride)
-        self.conv1 = layers.conv(
-            in_channels, width, 3, stride=1 if self.aa else stride, dilation=dilation
-        )
-        self.bn1 = layers.norm(width)
-        self.relu = layers.relu()
-        self.conv2 = layers.conv(width, width, 3, dilation=dilation)
-        self.bn2 = layers.norm(width, zero_init=config.zero_init_residual)
-        self.downsample = shortcut(layers, in_channels, width, stride)
-        self.residual = config.shortcut != "none"
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k i j"]:
-        """Computes relu(F(x) + shortcut(x))."""
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = out if self.aa is None else self.aa(out)
-        out = self.bn2(self.conv2(out))
-        if self.residual:
-            out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut (paper, figure 5, right)."""
-
-    def __init__(
-        self,
-        layers: Layers,
-        in_channels: int,
-        width: int,
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-    ) -> None:
-        super().__init__()
-        config = layers.config
-        inner, out_channels = config.inner_width(width), width * config.expansion
-        # Both load the same weights without complaint and compute different numbers.
-        stride1, stride2 = (stride, 1) if config.stride_on == "1x1" else (1, stride)
-        self.aa = anti_alias(layers, stride2)
-        stride2 = 1 if self.aa else stride2
-        self.conv1 = layers.conv(in_channels, inner, 1, stride=stride1)
-        self.bn1 = layers.norm(inner)
-        self.conv2 = layers.conv(
-            inner, inner, 3, stride=stride2, dilation=dilation, groups=config.groups
-        )
-        self.bn2 = layers.norm(inner)
-        self.conv3 = layers.conv(inner, out_channels, 1)
-        self.bn3 = layers.norm(out_channels, zero_init=config.zero_init_residual)
-        self.relu = layers.relu()
-        self.downsample = shortcut(layers, in_channels, out_channels, stride)
-        self.residual = config.shortcut != "none"
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k i j"]:
-        """Computes relu(F(x) + shortcut(x))."""
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = out if self.aa is None else self.aa(out)
-        out = self.bn3(self.conv3(out))
-        if self.residual:
-            out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
-
-
-BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
-
-
-def shortcut(
-    layers: Layers, in_channels: int, out_channels: int, stride: int
-) -> nn.Module | None:
-    """Makes what stands beside a block; ``None`` is the identity."""
-    option = layers.config.shortcut
-    same = stride == 1 and in_channels == out_channels
-    if option == "none" or (same and option != "C"):
-        return None
-    if option == "A":
-        return layers.pad_channels(out_channels - in_channels, stride=stride)
-    norm = layers.norm(out_channels)
-    if option == "D":  # the pool sees every pixel; a strided 1x1 sees one in four
-        conv = layers.conv(in_channels, out_channels, 1)
-        return Sequential(layers.pool_down(stride), conv, norm)
-    return Sequential(layers.conv(in_channels, out_channels, 1, stride=stride), norm)
-
-
-def anti_alias(layers: Layers, stride: int) -> nn.Module | None:
-    """Makes what halves a map instead of a convolution; ``None`` if that does."""
-    option = layers.config.anti_alias
-    if option == "none" or stride == 1:
-        return None
-    return layers.average(stride) if option == "average" else layers.blur(stride)
-
 
 # Stems and heads are rows of named layers, applied in order. The names belong to the
 # network itself, as torchvision's do.
 
 
-def stem(layers: Layers, width: int) -> dict:
+def stem(layers: Layers) -> dict:
     """Makes what stands before the first stage."""
     config = layers.config
     kind, in_channels, padding = config.stem, config.in_channels, config.stem_padding
+    width = config.stem_out
     if kind == "3x3":
         conv1 = layers.conv(in_channels, width, 3)
     elif kind == "7x7":
         conv1 = layers.conv(in_channels, width, 7, stride=2, padding=padding)
     else:
-        half = width // 2
+        first, second = config.stem_widths
         conv1 = Sequential(
-            layers.conv(in_channels, half, 3, stride=2, padding=padding),
-            layers.norm(half),
+            layers.conv(in_channels, first, 3, stride=2, padding=padding),
+            layers.norm(first),
             layers.relu(),
-            layers.conv(half, half, 3),
-            layers.norm(half),
+            layers.conv(first, second, 3),
+            layers.norm(second),
             layers.relu(),
-            layers.conv(half, width, 3),
+            layers.conv(second, width, 3),
         )
     row = {"conv1": conv1, "bn1": layers.norm(width), "relu": layers.relu()}
-    return row if kind == "3x3" else row | {"maxpool": stem_pool(layers)}
+    return row if kind == "3x3" else row | {"maxpool": stem_pool(layers, width)}
 
 
-def stem_pool(layers: Layers) -> nn.Module:
+def stem_pool(layers: Layers, width: int) -> nn.Module:
     """Makes the pool of a stem."""
-    option = layers.config.anti_alias
+    option, padding = layers.config.anti_alias, layers.config.pool_padding
+    finer = {"average": layers.average, "blur": layers.blur}.get(option)
+    aa = () if finer is None else (finer(2),)
+    if layers.config.stem_pool == "conv":
+        conv = layers.conv(width, width, 3, stride=1 if aa else 2, padding=padding)
+        return Sequential(conv, *aa, layers.norm(width), layers.relu())
     if option == "average":
         return layers.average(2)
     if option == "blur":
-        return Sequential(layers.maxpool(3, stride=1), layers.blur(2))
-    return layers.maxpool(3, stride=2, padding=layers.config.pool_padding)
+        return Sequential(layers.maxpool(3, stride=1), *aa)
+    return layers.maxpool(3, stride=2, padding=padding)
 
 
 def head(layers: Layers, channels: int) -> dict:
@@ -195,29 +99,11 @@ class ResNet(Network):
                 "create_model(...) makes a network of a name or a configuration"
             )
         config = layers.config
-        channels = config.widths[0]
-        self.stem_names = self._add(stem(layers, channels))
+        self.stem_names = self._add(stem(layers))
         self.stage_names = tuple(f"layer{i + 1}" for i in range(len(config.widths)))
-        dilation = 1
-        for index, name in enumerate(self.stage_names):
-            width, stride = config.widths[index], 1 if index == 0 else 2
-            first_dilation = dilation
-            if index > 0 and config.replace_stride_with_dilation[index - 1]:
-                dilation, stride = dilation * stride, 1
-            blocks = []
-            for block in range(config.layers[index]):
-                first = block == 0
-                blocks.append(
-                    BLOCKS[config.block](
-                        layers,
-                        channels,
-                        width,
-                        stride=stride if first else 1,
-                        # What comes before the finer map keeps its dilation.
-                        dilation=first_dilation if first else dilation,
-                    )
-                )
-                channels = width * config.expansion
+        make = BLOCKS[config.block]
+        for name, plans in zip(self.stage_names, stages(config), strict=True):
+            blocks = [make(layers, plan) for plan in plans]
             setattr(self, name, Sequential(*blocks))
         self._set_head(layers)
 
@@ -261,6 +147,39 @@ class ResNet(Network):
             x = getattr(self, name)(x)
             maps[name] = x
         return maps
+
+    @property
+    def feature_info(self) -> tuple[FeatureInfo, ...]:
+        """What the maps of :meth:`feature_maps` are like."""
+        return feature_info(self.config)
+
+    def feature_maps(
+        self,
+        x: Float[Tensor, "n c h w"],
+        out_indices: int | Sequence[int] | None = None,
+    ) -> list[Float[Tensor, "n k i j"]]:
+        """Computes the maps that timm's ``features_only`` gives, and no stage beyond.
+
+        Args:
+            x: images.
+            out_indices: of the maps, in order: 0 is the stem's before its pool, 1 that
+                of ``layer1``, …; from the end if negative. A number is the last so
+                many; ``None`` is all.
+
+        Raises:
+            ValueError: there is no such map, or ``x`` is no batch of images.
+        """
+        modules = [info.module for info in self.feature_info]
+        indices = chosen(len(modules), out_indices)
+        self._check(x)
+        maps = []
+        for name in self.stem_names + self.stage_names:
+            if len(maps) > max(indices):
+                break
+            x = getattr(self, name)(x)
+            if name in modules:
+                maps.append(x)
+        return [maps[index] for index in indices]
 
     def forward_features(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k i j"]:
         """Computes the last stage's map.

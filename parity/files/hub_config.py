@@ -12,7 +12,6 @@ from parity.errors import CheckpointError
 from parity.inputs import open_regular
 from resnet_spec import ResNetConfig
 from resnet_spec.printable import plain
-from resnet_spec.timm_weights import ANTI_ALIASED
 
 NAME = "config.json"
 
@@ -32,8 +31,8 @@ BESIDE = (NAME, PREPROCESSOR)
 
 _MOST_BYTES = 2**22
 
-_DEEP = {"stem": "deep", "shortcut": "D"}
-"""What a ``d`` behind a depth says."""
+_HIDDEN = ("anti_alias", "stride_on", "shortcut", "norm_groups", "attention_ratio")
+"""Settings that a name tells where no name and no shape of an entry does."""
 
 
 def describes(path: Path) -> bool:
@@ -105,16 +104,11 @@ def anti_aliased(config: ResNetConfig) -> list[str]:
     """Returns the networks of timm whose weights look like those of a network."""
     fields = ("num_classes", "in_channels", "include_top")
     same = {field: getattr(config, field) for field in fields}
-
-    def plain(depth: str) -> ResNetConfig:
-        base = resnet_spec.get_config(f"resnet{depth.rstrip('d')}")
-        return base.replace(**same, **(_DEEP if depth.endswith("d") else {}))
-
+    rows = {name: resnet_spec.get_config(name) for name in resnet_spec.list_models()}
     return [
-        prefix + depth
-        for prefix, (_, depths) in ANTI_ALIASED.items()
-        for depth in depths
-        if plain(depth) == config
+        name
+        for name, row in rows.items()
+        if row.anti_alias != "none" and row.replace(anti_alias="none", **same) == config
     ]
 
 
@@ -125,23 +119,11 @@ def of_name(architecture: str) -> dict[str, Any]:
         architecture: such as ``"resnetblur50d"``, maybe with more behind a point or a
             dash, as files have it.
     """
-    name, anti_alias = architecture.replace("-", ".").partition(".")[0], "none"
-    for prefix, (kind, depths) in ANTI_ALIASED.items():
-        if name.removeprefix(prefix) in depths:
-            name, anti_alias = "resnet" + name.removeprefix(prefix), kind
-    stride_on, shortcut = "3x3", "B"
-    if name in resnet_spec.list_models():
-        config = resnet_spec.get_config(name)
-        stride_on, shortcut = config.stride_on, config.shortcut
-    else:
-        family, width = name.partition("_")[::2]
-        stem = family.removeprefix("resnet").removeprefix("resnext")
-        if stem == family or stem[-1:] not in "cd" or not stem[:-1].isdigit():
-            return {}
-        shortcut = "D" if stem.endswith("d") else "B"
-        if width and not family.startswith("resnext"):
-            return {}
-    return {"anti_alias": anti_alias, "stride_on": stride_on, "shortcut": shortcut}
+    name = architecture.replace("-", ".").partition(".")[0]
+    if name not in resnet_spec.list_models():
+        return {}
+    config = resnet_spec.get_config(name)
+    return {field: getattr(config, field) for field in _HIDDEN}
 
 
 def _of_transformers(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -142,7 +142,9 @@ def load_selected(
         arrays = _strip_prefixes(arrays, notes)
         own = (content.metadata or {}).get("dialect")
         said, by = ({}, "") if content.metadata else _said(content.told, path.name)
-        found = recognise(arrays, chosen.dialect or own, bad, said.get("shortcut"))
+        told = _config_in(content.metadata or {})
+        shortcut = said.get("shortcut") if told is None else told.shortcut
+        found = recognise(arrays, chosen.dialect or own, bad, shortcut)
         _require_plain({name: bad[name] for name in bad if name not in found.beside})
         notes.extend(found.notes)
         if content.metadata is None:
@@ -174,7 +176,7 @@ def _said(told: Mapping[str, Any], name: str) -> tuple[dict[str, Any], str]:
     if said:
         return said, "config.json beside it"
     said = of_name(name)
-    # A name of ours is no promise; that of one of timm's eight cannot be chance.
+    # A name of ours is no promise; that of one of timm's anti-aliased cannot be chance.
     return ({} if said.get("anti_alias") == "none" else said), "its name"
 
 
@@ -210,6 +212,8 @@ def _assumed(found: Recognised, name: str) -> Iterator[str]:
             yield f"{_ASSUMED} {', '.join(settings)}"
         return
     network = identify({n: array.shape for n, array in found.arrays.items()})
+    if network is not None and network.norm == "group":
+        yield f"{_ASSUMED} that its norms, without running statistics, have 32 groups"
     alike = anti_aliased(network) if network is not None else []
     if alike and not of_name(name):
         what = " and ".join(alike)

@@ -1,10 +1,11 @@
-"""Blocks and networks with a fault each, in the place of ``resnet_flax.resnet``'s."""
+"""Blocks and networks with a fault each, in the place of ``resnet_flax``'s."""
 
 from __future__ import annotations
 
 from jax import Array
 
-from resnet_flax.resnet import BasicBlock, Bottleneck, ResNet
+from resnet_flax.blocks import BasicBlock, Bottleneck
+from resnet_flax.resnet import ResNet
 
 
 class ConvsExchanged(BasicBlock):
@@ -13,7 +14,7 @@ class ConvsExchanged(BasicBlock):
     def __call__(self, x: Array) -> Array:
         """Computes the block."""
         out = self.relu(self.bn1(self.conv2(x)))
-        return self.relu(self.bn2(self.conv1(out)) + _beside(self, x))
+        return self.relu(self.bn2(self.conv1(out)) + beside(self, x))
 
 
 class NormsExchanged(BasicBlock):
@@ -22,7 +23,7 @@ class NormsExchanged(BasicBlock):
     def __call__(self, x: Array) -> Array:
         """Computes the block."""
         out = self.relu(self.bn2(self.conv1(x)))
-        return self.relu(self.bn1(self.conv2(out)) + _beside(self, x))
+        return self.relu(self.bn1(self.conv2(out)) + beside(self, x))
 
 
 class ReluBeforeAddition(BasicBlock):
@@ -31,7 +32,7 @@ class ReluBeforeAddition(BasicBlock):
     def __call__(self, x: Array) -> Array:
         """Computes the block."""
         out = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(out))) + _beside(self, x)
+        return self.relu(self.bn2(self.conv2(out))) + beside(self, x)
 
 
 class WithoutLastRelu(BasicBlock):
@@ -40,7 +41,7 @@ class WithoutLastRelu(BasicBlock):
     def __call__(self, x: Array) -> Array:
         """Computes the block."""
         out = self.relu(self.bn1(self.conv1(x)))
-        return self.bn2(self.conv2(out)) + _beside(self, x)
+        return self.bn2(self.conv2(out)) + beside(self, x)
 
 
 class WithoutMiddleRelu(Bottleneck):
@@ -50,7 +51,7 @@ class WithoutMiddleRelu(Bottleneck):
         """Computes the block."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn3(self.conv3(self.bn2(self.conv2(out))))
-        return self.relu(out + _beside(self, x))
+        return self.relu(out + beside(self, x))
 
 
 class HalvedResidual(BasicBlock):
@@ -59,7 +60,7 @@ class HalvedResidual(BasicBlock):
     def __call__(self, x: Array) -> Array:
         """Computes the block."""
         out = self.relu(self.bn1(self.conv1(x)))
-        return self.relu((self.bn2(self.conv2(out)) + _beside(self, x)) / 2)
+        return self.relu((self.bn2(self.conv2(out)) + beside(self, x)) / 2)
 
 
 class BlueFirst(ResNet):
@@ -78,5 +79,6 @@ class OnItsSide(ResNet):
         return super().__call__(x.transpose(0, 2, 1, 3))
 
 
-def _beside(block: BasicBlock | Bottleneck, x: Array) -> Array:
+def beside(block: BasicBlock | Bottleneck, x: Array) -> Array:
+    """Computes what stands beside a block's branch."""
     return x if block.downsample is None else block.downsample(x)

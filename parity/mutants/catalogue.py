@@ -7,11 +7,12 @@ Importing this imports JAX; ``parity`` itself does not import it.
 from parity.mutants.equivalents import CONTROLS, EQUIVALENTS
 from parity.mutants.maps import MAPS
 from parity.mutants.mutant import NETWORKS, Mutant
+from parity.mutants.parts import PARTS
 from parity.mutants.points import POINTS
 from parity.mutants.training import TRAINING
 from parity.mutants.weights import WEIGHTS
 
-MUTANTS = (*MAPS, *POINTS, *WEIGHTS, *TRAINING)
+MUTANTS = (*MAPS, *POINTS, *PARTS, *WEIGHTS, *TRAINING)
 """Every mutant; none may survive."""
 
 __all__ = ["CONTROLS", "EQUIVALENTS", "MUTANTS", "NETWORKS", "Mutant"]

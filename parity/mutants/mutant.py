@@ -38,6 +38,19 @@ NETWORKS: Mapping[str, ResNetConfig] = MappingProxyType(
         "bottleneck": ResNetConfig(
             block="bottleneck", layers=(1, 1), widths=(4, 4), groups=2, num_classes=5
         ),
+        "SE": _BASIC.replace(attention="se"),
+        "ECA": ResNetConfig(
+            block="bottleneck",
+            layers=(1,),
+            widths=(32,),
+            width_per_group=8,
+            stem_channels=4,
+            num_classes=5,
+            attention="eca",
+        ),
+        "blur": _BASIC.replace(anti_alias="blur"),
+        "group": _BASIC.replace(widths=(4, 8), norm="group", norm_groups=4),
+        "RS": _BASIC.replace(stem_pool="conv", shortcut="B3"),
         "conv head": _BASIC.replace(layers=(1,), widths=(4,), stem="3x3", head="conv"),
         "signal": ResNetConfig(
             block="basic",

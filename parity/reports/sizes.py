@@ -30,6 +30,8 @@ class Size(NamedTuple):
 def plot_sizes(sizes: Sequence[Size], path: str | os.PathLike[str]) -> None:
     """Draws parameters against multiply-adds, both logarithmic.
 
+    Where names crowd, those that find no place near by are left out.
+
     Args:
         sizes: the networks; each family gets a colour and a marker.
         path: the picture to write; its extension tells the format.
@@ -53,6 +55,8 @@ def plot_sizes(sizes: Sequence[Size], path: str | os.PathLike[str]) -> None:
     axes.margins(x=0.18, y=0.06)
     figure.draw_without_rendering()
     for size, place in zip(sizes, _label_places(axes, sizes), strict=True):
+        if place is None:
+            continue
         axes.annotate(
             size.name,
             (size.multiply_adds, size.parameters),
@@ -70,7 +74,7 @@ def plot_sizes(sizes: Sequence[Size], path: str | os.PathLike[str]) -> None:
         figure.savefig(temporary, dpi=160, format=path.suffix[1:] or "png")
 
 
-def _label_places(axes, sizes: Sequence[Size]) -> list[tuple[float, float]]:
+def _label_places(axes, sizes: Sequence[Size]) -> list[tuple[float, float] | None]:
     """Chooses for each label the nearest place, in points, that no other one has."""
     scale = 72 / axes.figure.dpi
     points = [
@@ -79,12 +83,12 @@ def _label_places(axes, sizes: Sequence[Size]) -> list[tuple[float, float]]:
     ]
     marker = 5.0
     taken = [(x - marker, y - marker, x + marker, y + marker) for x, y in points]
-    places = []
+    places: list[tuple[float, float] | None] = []
     for size, (x, y) in zip(sizes, points, strict=True):
         width, height = 3.9 * len(size.name), 8.0
         candidates = [
             (dx, dy)
-            for distance in range(0, 80, 4)
+            for distance in range(0, 48, 4)
             for dx, dy in (
                 (7 + distance / 4, -3 + distance),
                 (7 + distance / 4, -3 - distance),
@@ -96,7 +100,10 @@ def _label_places(axes, sizes: Sequence[Size]) -> list[tuple[float, float]]:
             (x + dx, y + dy, x + dx + width, y + dy + height) for dx, dy in candidates
         ]
         free = [not any(_overlap(box, other) for other in taken) for box in boxes]
-        chosen = free.index(True) if True in free else 0
+        if True not in free:
+            places.append(None)
+            continue
+        chosen = free.index(True)
         taken.append(boxes[chosen])
         places.append(candidates[chosen])
     return places

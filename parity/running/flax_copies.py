@@ -44,6 +44,7 @@ def duplicate(
         # Mapped in either case: nnx.merge would share the variables with the original.
         tree = jax.tree.map(_raised if float64 else lambda value: value, tree)
         twin = nnx.merge(graph, tree)
+        _unfreeze(twin)
         modes = {
             flag: {
                 path: getattr(module, flag)
@@ -86,6 +87,7 @@ DROPPING = {
     "MultiHeadAttention": "dropout_rate",
     "StochasticDepth": "rate",
     "DropPath": "drop_prob",
+    "DropBlock2d": "drop_prob",
 }
 """Class → attribute with the share that it drops."""
 
@@ -94,6 +96,18 @@ def random(model: nnx.Module, *, aliases: Aliases = NO_ALIASES) -> dict[str, flo
     """Lists what drops at random in training mode: path → rate."""
     found = dropping(modules(model, aliases=aliases), DROPPING)
     return {path: getattr(module, attribute) for path, module, attribute in found}
+
+
+def _unfreeze(model: nnx.Module) -> None:
+    """Lets every parameter have a gradient, also those of a twin that is frozen."""
+    for _, module in modules(model):
+        for name, value in list(vars(module).items()):
+            if type(value).__name__ == FROZEN:
+                setattr(module, name, nnx.Param(cast(Any, value).get_value()))
+
+
+FROZEN = "Frozen"
+"""Name of the class of ``resnet_flax``'s variables that do not learn."""
 
 
 def _within(path: str, other: str) -> bool:

@@ -80,6 +80,7 @@ DROPPING = {
     "_DropoutNd": "p",
     "StochasticDepth": "p",
     "DropPath": "drop_prob",
+    "DropBlock2d": "drop_prob",
     "MultiheadAttention": "dropout",
     "RNNBase": "dropout",
 }

@@ -56,6 +56,16 @@ def assign(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
             values.append((variable, jax.device_put(array.copy(), place)))
     for variable, value in values:
         variable.set_value(value)
+    for _, holder in holders(model):
+        for variable in _attributes(holder).values():  # what no state has begins anew
+            if isinstance(variable, nnx.RngState) and _is_abstract_count(variable):
+                variable.set_value(jnp.zeros((), variable.get_value().dtype))
+
+
+def _is_abstract_count(variable: nnx.RngState) -> bool:
+    value = variable.get_value()
+    abstract = isinstance(value, jax.ShapeDtypeStruct)
+    return abstract and jnp.issubdtype(value.dtype, jnp.integer)
 
 
 def has_data(model: nnx.Module) -> bool:

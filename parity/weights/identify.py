@@ -8,6 +8,7 @@ from typing import Any
 
 import resnet_spec
 from resnet_spec import ResNetConfig
+from resnet_spec.attention import ATTENTION, squeezed
 from resnet_spec.config import EXPANSION, SIGNAL_POOL
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -18,7 +19,8 @@ def identify(shapes: Shapes) -> ResNetConfig | None:
 
     What shapes do not show has its default: a bottleneck strides on its 3x3 (v1.5), as
     torchvision's do, without projections the shortcut is A, not none; nothing is
-    dilated or anti-aliased; padding, eps and momentum are torch's.
+    dilated or anti-aliased; padding, eps and momentum are torch's. Norms without
+    running statistics are of 32 groups.
 
     Returns:
         The configuration, or ``None`` if this is no residual network of this family.
@@ -26,7 +28,7 @@ def identify(shapes: Shapes) -> ResNetConfig | None:
     """
     try:
         return ResNetConfig(**_fields(shapes))
-    except (KeyError, IndexError, ValueError, ZeroDivisionError):
+    except (KeyError, IndexError, ValueError, ZeroDivisionError, StopIteration):
         return None
 
 
@@ -40,6 +42,10 @@ def guessed(config: ResNetConfig) -> tuple[str, ...]:
             fields.append("anti_alias")
     if config.shortcut in ("A", "none"):
         fields.append("shortcut")
+    if config.norm == "group":
+        fields.append("norm_groups")
+    if config.attention == "se":  # it is rounded
+        fields.append("attention_ratio")
     return tuple(fields)
 
 
@@ -58,21 +64,33 @@ def _fields(shapes: Shapes) -> dict[str, Any]:
         for stage in range(len(layers))
     )
     inner, per_group, height, width = shapes["layer1.0.conv2.weight"]
+    before = shapes["layer1.0.conv1.weight"][0]
+    groups = before // per_group
     deep = "conv1.0.weight" in shapes
     first = shapes["conv1.0.weight" if deep else "conv1.weight"]
     stem = {3: "3x3", 7: "7x7"}[first[3]]
+    stem_channels = shapes["conv1.6.weight"][0] if deep else first[0]
+    if deep:
+        stem = "deep" if 2 * first[0] == stem_channels else "tiered"
     fields: dict[str, Any] = {
         "block": block,
         "layers": layers,
         "widths": widths,
-        "groups": inner // per_group,
-        "width_per_group": per_group * 64 // widths[0] if block == "bottleneck" else 64,
-        "stem": "deep" if deep else stem,
+        "groups": groups,
+        "width_per_group": 64,
+        "reduce_first": inner // before,
+        "stem": stem,
+        "stem_channels": stem_channels,
+        "stem_pool": "conv" if "maxpool.0.weight" in shapes else "max",
+        "norm": "batch" if _normed(shapes) else "group",
         "shortcut": _shortcut(shapes, layers, widths),
         "conv_bias": "layer1.0.conv1.bias" in shapes,
         "dimensions": 1 if height < width else 2,
         "in_channels": first[1],
     }
+    if block == "bottleneck":
+        fields["width_per_group"] = inner // groups * 64 // widths[0]
+    fields |= _attention(shapes, layers)
     return fields | _head(shapes, ResNetConfig(**fields))
 
 
@@ -92,12 +110,42 @@ def _count_blocks(shapes: Shapes) -> tuple[int, ...]:
     return tuple(counts)
 
 
+def _normed(shapes: Shapes) -> bool:
+    """Whether a norm has running statistics, or there is none."""
+    running = any(name.endswith(".running_mean") for name in shapes)
+    return running or "bn1.weight" not in shapes
+
+
+def _attention(shapes: Shapes, layers: tuple[int, ...]) -> dict[str, Any]:
+    """Reads what weighs channels off its layers in the first block."""
+    prefix = "layer1.0.se."
+    names = {n.removeprefix(prefix) for n in shapes if n.startswith(prefix)}
+    found = {name.partition(".")[0] for name in names}
+    if not found:
+        return {}
+    kind = next(kind for kind, own in ATTENTION.items() if found == set(own))
+    if kind != "se":
+        return {"attention": kind}
+    sizes = set()
+    for stage in range(len(layers)):
+        inner, channels = shapes[f"layer{stage + 1}.0.se.fc1.weight"][:2]
+        sizes.add((channels, inner))
+    channels, inner = max(sizes)  # whose ratio is rounded least
+    for ratio in (1 / 16, 1 / 4, 1 / 8, 1 / 2, 1 / 32, inner / channels):
+        if all(squeezed(c, ratio) == size for c, size in sizes):
+            return {"attention": kind, "attention_ratio": ratio}
+    raise ValueError("no ratio gives these sizes")
+
+
 def _shortcut(shapes: Shapes, layers: tuple[int, ...], widths: tuple[int, ...]) -> str:
     projected = {name.rpartition(".downsample.")[0] for name in shapes} - {""}
     if not projected:
         return "none" if any(b < a for a, b in pairwise(widths)) else "A"
     if any(name.endswith("downsample.2.weight") for name in shapes):
         return "D"
+    kernels = [s[2:] for n, s in shapes.items() if n.endswith("downsample.0.weight")]
+    if (3, 3) in kernels or (1, 3) in kernels:
+        return "B3"
     every = f"layer1.{layers[0] - 1}" in projected and layers[0] > 1
     return "C" if every or (layers[0] == 1 and len(projected) == sum(layers)) else "B"
 

@@ -43,7 +43,7 @@ def torch_name(own: str, aliases: Mapping[str, str]) -> str:
 def in_torch_order(children: Iterable[str], declared: Sequence[str] = ()) -> list[str]:
     """Sorts the names of a module's children as torchvision's modules register them.
 
-    Numbers come in order; in a block ``conv1 bn1 conv2 bn2 … relu downsample``.
+    Numbers come in order; in a block ``conv1 bn1 conv2 bn2 … relu se downsample``.
 
     Args:
         children: the names.
@@ -62,7 +62,7 @@ def in_torch_order(children: Iterable[str], declared: Sequence[str] = ()) -> lis
     return sorted(children, key=rank)
 
 
-_LAST = ("relu", "downsample")
+_LAST = ("relu", "se", "downsample")
 
 
 def torch_shape(leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -64,6 +64,38 @@ CASES = [
 ]
 
 
+PARTS = [
+    BASIC.replace(
+        attention="se",
+        attention_ratio=0.25,
+        stem_pool="conv",
+        stem="deep",
+        widths=(8, 16, 64),
+    ),
+    BASIC.replace(block="bottleneck", attention="eca", stem="tiered", shortcut="D"),
+    BASIC.replace(widths=(32, 32, 64), norm="group"),
+    BASIC.replace(block="bottleneck", shortcut="B3", reduce_first=2, stem_channels=32),
+]
+"""Networks that only the twins and timm have."""
+
+CASES += [
+    pytest.param(dialect, config, id=f"{dialect.name}-parts-{i}")
+    for dialect in parity.DIALECTS.values()
+    for i, config in enumerate(PARTS)
+    if dialect.every
+]
+
+
+@pytest.mark.parametrize("config", PARTS)
+def test_other_dialects_say_which_setting_they_have_no_word_for(config: ResNetConfig):
+    for dialect in parity.DIALECTS.values():
+        if not dialect.every:
+            with pytest.raises(
+                parity.CheckpointError, match=r"(attention|norm|shortcut) is "
+            ):
+                in_words_of(dialect, config)
+
+
 def state_of(config: ResNetConfig) -> dict[str, np.ndarray]:
     return parity.random_state(entries_of(config), seed=3)
 
@@ -74,6 +106,7 @@ def in_words_of(dialect: Dialect, config: ResNetConfig) -> dict[str, np.ndarray]
 
 def test_every_dialect_has_a_network_here():
     names = {str(case.id).rpartition("-")[0] for case in CASES}
+    names = {name.removesuffix("-parts") for name in names}
     assert names == set(parity.DIALECTS)
 
 
@@ -211,17 +244,31 @@ def test_the_name_of_timms_file_tells_of_anti_aliasing(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("seresnet18", "squeeze-and-excitation"), ("resnet50_gn", "GroupNorm")],
+    [
+        ("seresnet18", "attention to channels"),
+        ("resnet50_gn", "GroupNorm"),
+        pytest.param("ecaresnet26t", "attention", marks=pytest.mark.slow),
+        pytest.param("resnetrs50", "attention", marks=pytest.mark.slow),
+        pytest.param("senet154", "attention", marks=pytest.mark.exhaustive),
+    ],
 )
-def test_timms_networks_that_are_none_here_are_refused_with_the_reason(
+def test_timms_networks_are_known_by_their_keys_and_taken_for_no_other(
     tmp_path: Path, name: str, said: str
 ):
     path = tmp_path / "weights.pth"
     torch.save(timm.create_model(name).state_dict(), path)
+    state = parity.load(path)
+    assert ("32 groups" in str(state.notes)) == (name == "resnet50_gn")
+    for framework in ("torch", "flax"):
+        parity.create_model(name, framework=framework, weights=path)
+    done = parity.convert(path, tmp_path / "out.safetensors", to="nnx")
+    assert done.config == get_config(name)
+    found = parity.load(tmp_path / "out.safetensors")
+    assert all(np.array_equal(found[key], value) for key, value in state.items())
     with pytest.raises(parity.CheckpointError, match=said):
-        parity.convert(path, tmp_path / "out.pth")
-    with pytest.raises(parity.CheckpointError, match=said):
-        parity.create_model(f"resnet{name[-2:].replace('gn', '50')}", weights=path)
+        parity.create_model("resnet50", weights=path)
+    with pytest.raises(parity.CheckpointError, match=r"there 'none'|there 'batch'"):
+        parity.convert(path, tmp_path / "theirs.safetensors", to="jaxnn")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +312,7 @@ def test_what_cannot_be_read_is_known(tmp_path: Path, data: bytes, said: str):
         ("resnet/root_block/standardized_conv2d/kernel", "BiT"),
         ("conv2_block1_preact_bn.gamma", "V2"),
         ("res2a_branch2a.kernel", "2016"),
-        ("blocks.0.se.fc1.weight", "squeeze"),
+        ("blocks.0.se.fc1.weight", "attention to channels"),
     ],
 )
 def test_networks_of_others_are_refused_by_name(tmp_path: Path, name: str, said: str):
@@ -277,7 +324,7 @@ def test_networks_of_others_are_refused_by_name(tmp_path: Path, name: str, said:
 
 def test_what_a_config_cannot_say_is_said():
     assert of_name("resnet50d.a1_in1k")["anti_alias"] == "none"
-    for name in ("seresnet50", "resnet50t", "resnet50_gn", "resnetrs50", "resnetaa18"):
+    for name in ("seresnet51", "test_resnet", "resnetaa18", "my-resnet50"):
         assert of_name(name) == {}
     for name in ("resnet50c", "resnet101d", "resnext50d_32x4d", "resnetaa101d"):
         assert of_name(name)["shortcut"] == ("B" if name.endswith("c") else "D")

@@ -315,7 +315,14 @@ def test_a_checkpoint_of_an_nnx_state_is_read(tmp_path: Path):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of nnx, which it uses
 @pytest.mark.parametrize(
-    "name", ["resnet18", pytest.param("resnet50d", marks=pytest.mark.slow)]
+    "name",
+    [
+        "resnet18",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("resnet50d", "resnet10t", "resnet50s")
+        ),
+    ],
 )
 def test_jaxnn(tmp_path: Path, name: str):
     models = pytest.importorskip("jaxnn.models.resnet")
@@ -331,7 +338,7 @@ def test_jaxnn(tmp_path: Path, name: str):
         variable.set_value(jnp.asarray(np.float64(array)))
     nnx.update(net, nnx.from_flat_state(flat))
     # Its average pool counts the padding of maps of odd size.
-    sizes = SIZES[:1] if name == "resnet50d" else SIZES
+    sizes = SIZES[:1] if name in ("resnet50d", "resnet10t") else SIZES
     proved(config, lambda x: net(nhwc(x)), within=1e-6, sizes=sizes)
 
 

@@ -15,8 +15,8 @@ import torchvision
 from flax import nnx
 
 import parity
+import resnet_flax.blocks
 import resnet_flax.layers
-import resnet_flax.resnet
 from parity.images import random_images
 from parity.judging import gates, tolerances
 from parity.judging.distance import deviation
@@ -149,11 +149,11 @@ def _same_padding(module) -> None:
         (_patch(resnet_flax.layers.MaxPool2d, "__call__", _average_for_max), "maxpool"),
         (_patch(resnet_flax.layers.ReLU, "__call__", _relu6), "relu"),
         (
-            _patch(resnet_flax.resnet.BasicBlock, "__call__", _relu_before_addition),
+            _patch(resnet_flax.blocks.BasicBlock, "__call__", _relu_before_addition),
             "layer1.0.relu@2",
         ),
         (
-            _patch(resnet_flax.resnet.BasicBlock, "__call__", _without_shortcut),
+            _patch(resnet_flax.blocks.BasicBlock, "__call__", _without_shortcut),
             "layer1.0.relu@2",
         ),
         (

@@ -8,17 +8,19 @@ import sys
 from typing import Any
 
 import pytest
+import timm
 import torchvision
 from hypothesis import given
 
 import resnet_spec
 from resnet_spec import ResNetConfig, get_config
 from tests.support.networks import TINY, TORCHVISION_NAMES, configs
+from tests.support.pages import ROOT
 
 
 def test_every_network_of_the_references_is_listed():
     cifar = [f"cifar_resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202)]
-    assert resnet_spec.list_models() == [
+    assert resnet_spec.list_models()[:29] == [
         *TORCHVISION_NAMES,
         *("resnet50_v1", "resnet101_v1", "resnet152_v1"),
         *("plain18", "plain34"),
@@ -26,6 +28,23 @@ def test_every_network_of_the_references_is_listed():
         *(f"cifar_plain{depth}" for depth in (20, 32, 44, 56)),
         *("resnet18_1d", "resnet18_conv_head", "resnet50_conv_head", "resnet50d"),
     ]
+
+
+def test_every_resnet_of_timm_is_listed_but_pruned_and_test_networks():
+    others = ["*pruned", "test*"]
+    theirs = set(timm.list_models(module="resnet", exclude_filters=others))
+    names = resnet_spec.list_models()
+    assert len(theirs) == 78 or timm.__version__ != "1.0.31"
+    assert theirs <= set(names)
+    assert set(names[29:]) <= theirs
+    assert len(names) == 96
+
+
+def test_pages_say_how_many_networks_there_are():
+    many = len(resnet_spec.list_models())
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert f"The ResNet family, {many} networks" in readme
+    assert f"They are {many}." in (ROOT / "docs" / "networks.md").read_text("utf-8")
 
 
 def test_v1_differs_from_v15_in_the_stride_alone():
@@ -70,8 +89,22 @@ def test_a_configuration_cannot_be_changed_in_place():
         ("in_channels", 2.0, "a positive integer"),
         ("num_classes", -1, "a positive integer"),
         ("include_top", 1, "True or False"),
-        ("stem", "5x5", "one of '7x7', '3x3', 'deep'"),
-        ("shortcut", "E", "one of 'A', 'B', 'C', 'D', 'none'"),
+        ("stem", "5x5", "one of '7x7', '3x3', 'deep', 'tiered'"),
+        ("shortcut", "E", "one of 'A', 'B', 'B3', 'C', 'D', 'none'"),
+        ("stem_channels", 0, "a positive integer"),
+        ("stem_pool", "average", "one of 'max', 'conv'"),
+        ("attention", "cbam", "one of 'none', 'se', 'eca'"),
+        ("attention", None, "one of 'none', 'se', 'eca'"),
+        ("attention_ratio", 0.25, "0.0625 with attention 'none'"),
+        ("attention_ratio", 0, "above 0, 1 at most"),
+        ("attention_ratio", "1/4", "a number"),
+        ("reduce_first", 0, "a positive integer"),
+        ("reduce_first", 9, "small enough to leave a channel"),
+        ("norm", "layer", "one of 'batch', 'group'"),
+        ("norm_groups", 4, "32 with norm 'batch'"),
+        ("drop_path_rate", 1.0, "from 0, below 1"),
+        ("drop_path_rate", -0.1, "from 0, below 1"),
+        ("drop_block_rate", float("nan"), "from 0, below 1"),
         ("head", "mlp", "one of 'linear', 'signal', 'conv'"),
         ("dimensions", 3, "one of 1, 2"),
         ("dimensions", True, "one of 1, 2"),
@@ -113,10 +146,22 @@ def test_a_bottleneck_without_a_channel_is_refused():
         ),
         ({"stem": "deep", "widths": (7, 8)}, "even at first"),
         ({"shortcut": "A", "widths": (16, 8)}, "where widths become smaller"),
+        ({"shortcut": "A", "stem_channels": 32}, "where widths become smaller"),
+        ({"stem": "tiered", "stem_channels": 6}, "8 at least: a tiered stem has half"),
+        ({"stem": "3x3", "stem_pool": "conv"}, "it must be 'max' with stem '3x3'"),
+        ({"norm": "group", "norm_groups": 16}, "a divisor of 8"),
         (
-            {"shortcut": "D", "replace_stride_with_dilation": (True,)},
-            "another one in a dilated network",
+            {
+                "block": "bottleneck",
+                "groups": 8,
+                "width_per_group": 8,
+                "reduce_first": 2,
+            },
+            "such that 8 groups divide 4",
         ),
+        ({"attention": "eca", "attention_ratio": 0.25}, "0.0625 with attention 'eca'"),
+        ({"output_stride": 3}, "output_stride is 3; it must be 4 or 8"),
+        ({"output_stride": True}, "output_stride is True; it must be 4 or 8"),
         (
             {"stem": "3x3", "stem_padding": "same"},
             "stem_padding is 'same'; it must be 'torch' with stem '3x3'",
@@ -135,7 +180,6 @@ def test_a_bottleneck_without_a_channel_is_refused():
                 ("head", "conv", "'conv'", {}),
                 ("dimensions", 1, "1", {}),
                 ("stride_on", "1x1", "'1x1'", {"block": "bottleneck"}),
-                ("replace_stride_with_dilation", (True,), "(True,)", {}),
                 ("stem_padding", "same", "'same'", {}),
                 ("block_padding", "same", "'same'", {}),
                 ("pool_padding", "same", "'same'", {}),
@@ -196,14 +240,19 @@ def test_the_sizes_that_an_anti_aliased_network_takes_are_said():
 
 def test_a_configuration_written_before_a_setting_was_there_has_its_default():
     fields = json.loads(TINY.to_json())
-    for name in ("stem_padding", "block_padding", "pool_padding", "anti_alias"):
+    for name in (
+        *("stem_padding", "block_padding", "pool_padding", "anti_alias"),
+        *("stem_channels", "stem_pool", "attention", "attention_ratio"),
+        *("reduce_first", "norm", "norm_groups"),
+        *("drop_path_rate", "drop_block_rate"),
+    ):
         del fields[name]
     assert ResNetConfig.from_json(json.dumps(fields)) == TINY
 
 
 def test_what_a_map_is_halved_by_is_a_matter_of_the_function():
     config = get_config("resnet18")
-    for settings in ({"block_padding": "same"}, {"anti_alias": "blur"}):
+    for settings in ({"block_padding": "same"}, {"stem_pool": "conv"}):
         other = config.replace(**settings, zero_init_residual=True)
         (item,) = settings.items()
         assert other.as_function() == config.replace(**settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -14,9 +15,10 @@ from flax import nnx
 from hypothesis import strategies as st
 
 import parity
+import resnet_spec
 import resnet_torch
 from parity.weights.twins import abstract_flax
-from resnet_spec import ResNetConfig
+from resnet_spec import ResNetConfig, get_config
 
 TORCHVISION_NAMES = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -24,13 +26,29 @@ TORCHVISION_NAMES = (
     *("wide_resnet50_2", "wide_resnet101_2"),
 )
 
-LARGE = ("resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2")
+_MOST_WEIGHTS = 80_000_000
+
+_QUICK = ("resnet10t", "resnet50_gn", "resnetblur18", "resnetrs50", "ecaresnet26t")
+"""Of timm's names, those that are tried at full size with every change."""
+
+
+def few_of_timms(names: Iterable[str]) -> list[Any]:
+    """Leaves most of timm's names to CI."""
+    timms = set(resnet_spec.list_models()[29:]).difference(_QUICK)
+    slow = pytest.mark.slow
+    return [pytest.param(n, marks=slow if n in timms else ()) for n in names]
 
 
 def without_large_ones(names: Iterable[str]) -> list[Any]:
-    """Leaves out the largest: of another width, but the same parts."""
-    left = pytest.mark.exhaustive
-    return [pytest.param(n, marks=left if n in LARGE else ()) for n in names]
+    """Leaves out the largest, of another width but the same parts, and timm's to CI."""
+
+    def marks(name: str) -> Any:
+        if get_config(name).weight_count > _MOST_WEIGHTS:
+            return pytest.mark.exhaustive
+        timms = name in resnet_spec.list_models()[29:] and name != "resnet10t"
+        return pytest.mark.slow if timms else ()
+
+    return [pytest.param(name, marks=marks(name)) for name in names]
 
 
 TINY = ResNetConfig(block="basic", layers=(1, 2), widths=(8, 16), num_classes=7)
@@ -50,16 +68,24 @@ def configs(draw: st.DrawFn) -> ResNetConfig:
         return tuple(draw(st.lists(values, min_size=count, max_size=count)))
 
     settings: dict[str, Any] = {
-        "stem": draw(st.sampled_from(["7x7", "3x3", "deep"])),
-        "shortcut": draw(st.sampled_from(["A", "B", "C", "D", "none"])),
+        "stem": draw(st.sampled_from(["7x7", "3x3", "deep", "tiered"])),
+        "shortcut": draw(st.sampled_from(["A", "B", "B3", "C", "D", "none"])),
         "dimensions": {"signal": 1, "conv": 2}.get(head) or draw(st.integers(1, 2)),
     }
     widths = per_stage(st.sampled_from([4, 6, 10]), stages)
     if settings["shortcut"] == "A":
         widths = tuple(sorted(widths))
-    if settings["shortcut"] != "D":
-        dilated = per_stage(st.booleans(), stages - 1)
-        settings["replace_stride_with_dilation"] = dilated
+        settings["stem"] = draw(st.sampled_from(["7x7", "3x3", "deep"]))
+    else:
+        least = 8 if settings["stem"] == "tiered" else 4
+        settings["stem_channels"] = draw(st.sampled_from([least, 8, 12]))
+    dilated = per_stage(st.booleans(), stages - 1)
+    settings["replace_stride_with_dilation"] = dilated
+    settings["attention"] = draw(st.sampled_from(["none", "none", "se", "eca"]))
+    if settings["attention"] == "se":
+        settings["attention_ratio"] = draw(st.sampled_from([1 / 16, 0.25, 0.3, 1.0]))
+    if settings["stem"] != "3x3":
+        settings["stem_pool"] = draw(st.sampled_from(["max", "max", "conv"]))
     if head == "signal":
         settings["signal_width"] = draw(st.integers(64, 160))
     paddings = ["block_padding"]
@@ -77,13 +103,12 @@ def configs(draw: st.DrawFn) -> ResNetConfig:
         or settings["dimensions"] == 1
         or head != "linear"
         or settings.get("stride_on") == "1x1"
-        or any(settings.get("replace_stride_with_dilation", ()))
     ):
         anti_alias = "none"
     if anti_alias == "none":
         for field in paddings:
             settings[field] = draw(st.sampled_from(["torch", "same"]))
-    return ResNetConfig(
+    config = ResNetConfig(
         block=block,
         layers=per_stage(st.integers(1, 2), stages),
         widths=widths,
@@ -97,6 +122,13 @@ def configs(draw: st.DrawFn) -> ResNetConfig:
         norm_momentum=draw(st.sampled_from([0.0, 0.1, 0.9, 1.0])),
         **settings,
     )
+    for more in (
+        {"reduce_first": draw(st.sampled_from([1, 1, 2]))},
+        draw(st.sampled_from([{}, {}, {"norm": "group", "norm_groups": 2}])),
+    ):
+        with suppress(ValueError):  # of channels that it does not divide
+            config = config.replace(**more)
+    return config
 
 
 @st.composite

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 import parity
 import resnet_flax
@@ -36,6 +36,10 @@ ROUNDINGS = 5e-14
 DEEP = TINY_BOTTLENECK.replace(stem="deep", shortcut="D", conv_bias=True)
 
 
+GROUPS = TINY.replace(norm="group", norm_groups=4, stem="deep", attention="se")
+POOLED = TINY.replace(stem_pool="conv", anti_alias="blur", conv_bias=True)
+
+
 def _norms(model: Any) -> list[Any]:
     modules = (
         model.modules()
@@ -47,12 +51,14 @@ def _norms(model: Any) -> list[Any]:
 
 @given(case=configs_with_images())
 @settings(max_examples=examples(12))
+@example(case=(GROUPS, images(GROUPS, 40, 33)))
+@example(case=(POOLED, images(POOLED, 40, 34)))
 def test_fused_twins_compute_what_the_networks_do(case):
     config, x = case
     model = random_torch(config).double().eval()
     expected = model(torch.from_numpy(x)).detach().numpy()
     fused = resnet_torch.fuse(model)
-    assert _norms(model)
+    assert bool(_norms(model)) == (config.norm == "batch")
     assert not _norms(fused)
     found = fused(torch.from_numpy(x)).detach().numpy()
     assert deviation(found, expected).l2 <= ROUNDINGS
@@ -60,7 +66,7 @@ def test_fused_twins_compute_what_the_networks_do(case):
         twin = flax_like(model, "float64")
         twin.eval()
         fused_twin = resnet_flax.fuse(twin)
-        assert _norms(twin)
+        assert len(_norms(twin)) == len(_norms(model))
         assert not _norms(fused_twin)
         found, _ = run_flax(fused_twin, x)
     assert deviation(found, expected).l2 <= ROUNDINGS

@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
+import resnet_flax.attention
+import resnet_flax.blocks
+import resnet_flax.dropping
 import resnet_flax.layers
 import resnet_flax.optim
 import resnet_flax.resnet
+import resnet_torch.attention
+import resnet_torch.blocks
+import resnet_torch.dropping
 import resnet_torch.layers
 import resnet_torch.optim
 import resnet_torch.resnet
@@ -49,24 +55,38 @@ def _source(module: object) -> str:
     return Path(inspect.getfile(module)).read_text("utf-8")  # type: ignore[arg-type]
 
 
-def test_resnet_py_is_one_text_in_both_twins():
-    assert _body(_source(resnet_torch.resnet)) == _body(_source(resnet_flax.resnet))
+ONE_TEXT = {
+    "resnet": (resnet_torch.resnet, resnet_flax.resnet),
+    "blocks": (resnet_torch.blocks, resnet_flax.blocks),
+    "attention": (resnet_torch.attention, resnet_flax.attention),
+}
 
 
-def test_comments_in_resnet_py_are_the_same_too():
-    comments = [
-        [line.strip() for line in _source(module).splitlines() if "#" in line]
-        for module in (resnet_torch.resnet, resnet_flax.resnet)
-    ]
-    assert comments[0] == comments[1]
-    assert comments[0]
+@pytest.mark.parametrize("name", ONE_TEXT)
+def test_these_files_are_one_text_in_both_twins(name: str):
+    ours, theirs = ONE_TEXT[name]
+    assert _body(_source(ours)) == _body(_source(theirs))
+
+
+def test_comments_in_them_are_the_same_too():
+    found = 0
+    for modules in ONE_TEXT.values():
+        comments = [
+            [line.strip() for line in _source(module).splitlines() if "#" in line]
+            for module in modules
+        ]
+        assert comments[0] == comments[1]
+        found += len(comments[0])
+    assert found
 
 
 def test_the_comparison_sees_a_moved_assignment():
-    source = _source(resnet_torch.resnet)
+    source = _source(resnet_torch.blocks)
     moved = source.replace(
-        "        self.bn1 = layers.norm(width)\n        self.relu = layers.relu()\n",
-        "        self.relu = layers.relu()\n        self.bn1 = layers.norm(width)\n",
+        "        self.se = attention(layers, width)\n"
+        "        self.drop_path = drop_path(layers, plan)\n",
+        "        self.drop_path = drop_path(layers, plan)\n"
+        "        self.se = attention(layers, width)\n",
     )
     assert moved != source
     assert _body(moved) != _body(source)
@@ -74,7 +94,10 @@ def test_the_comparison_sees_a_moved_assignment():
 
 @pytest.mark.parametrize(
     "name",
-    ["conv", "norm", "relu", "maxpool", "avgpool", "average", "blur", "linear"],
+    [
+        *("conv", "conv_along", "norm", "relu", "sigmoid", "maxpool", "avgpool"),
+        *("pool_down", "pool_same", "average", "blur", "linear"),
+    ],
 )
 def test_both_makers_of_layers_take_the_same_arguments(name: str):
     signatures = [
@@ -84,8 +107,28 @@ def test_both_makers_of_layers_take_the_same_arguments(name: str):
     assert signatures[0] == signatures[1]
 
 
-def test_resnet_py_fits_a_reading():
-    assert len(_source(resnet_torch.resnet).splitlines()) < 300
+@pytest.mark.parametrize("name", ONE_TEXT)
+def test_these_files_fit_a_reading(name: str):
+    for module in ONE_TEXT[name]:
+        assert len(_source(module).splitlines()) < 300
+
+
+def _functions(module: object) -> dict[str, list[str]]:
+    """Texts of the functions and methods of a file by name, as if it were Flax's."""
+    found: dict[str, list[str]] = {}
+    for node in ast.walk(_AsFlax().visit(ast.parse(_source(module)))):
+        if isinstance(node, ast.FunctionDef):
+            found.setdefault(node.name, []).append(ast.unparse(node))
+    return found
+
+
+def test_dropping_py_draws_the_same_in_both_twins():
+    ours, theirs = _functions(resnet_torch.dropping), _functions(resnet_flax.dropping)
+    # How a mask comes into a compiled program, and how it is known to be a training.
+    assert theirs.keys() - ours.keys() == {"draw"}
+    for name in ours.keys() - {"_mask", "__init__", "__call__", "restart"}:
+        assert ours[name] == theirs[name], name
+    assert {"kept", "uniform", "outside_squares"} < ours.keys()
 
 
 # In optim.py, of a label that is no class: what each framework does with it.

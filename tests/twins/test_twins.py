@@ -25,6 +25,7 @@ from tests.support.networks import (
     TINY,
     TINY_BOTTLENECK,
     configs_with_images,
+    few_of_timms,
     flax_like,
     images,
     random_torch,
@@ -33,7 +34,7 @@ from tests.support.networks import (
 )
 
 
-@pytest.mark.parametrize("name", resnet_spec.list_models())
+@pytest.mark.parametrize("name", few_of_timms(resnet_spec.list_models()))
 def test_both_have_the_same_entries_and_the_same_layers(name: str):
     config = get_config(name)
     twins = abstract_torch(config), abstract_flax(config)
@@ -51,6 +52,15 @@ def test_both_have_the_same_entries_and_the_same_layers(name: str):
 @example((TINY.replace(norm_momentum=0.0), images(TINY, 40, 33)))
 @example((TINY_BOTTLENECK.replace(stride_on="1x1"), images(TINY, 33, 40)))
 @example((TINY.replace(shortcut="D", stem="deep"), images(TINY, 49, 64)))
+@example((TINY.replace(attention="se", stem="tiered"), images(TINY, 49, 64)))
+@example((TINY_BOTTLENECK.replace(attention="eca"), images(TINY, 33, 40)))
+@example((TINY.replace(norm="group", norm_groups=4), images(TINY, 33, 40)))
+@example(
+    (
+        TINY_BOTTLENECK.replace(stem_pool="conv", shortcut="B3", reduce_first=2),
+        images(TINY, 41, 34),
+    )
+)
 def test_every_tap_of_a_random_network_is_equal_in_float64(
     drawn: tuple[ResNetConfig, np.ndarray],
 ):
@@ -123,6 +133,10 @@ def test_every_named_network_is_equal_in_float64(name: str):
         {"shortcut": "none"},
         {"dimensions": 1, "head": "signal", "signal_width": 64, "stem": "3x3"},
         {"head": "conv"},
+        {"attention": "se", "stem": "tiered"},
+        {"attention": "eca", "stem_channels": 12},
+        {"norm": "group", "norm_groups": 4, "shortcut": "D", "output_stride": 4},
+        {"stem_pool": "conv", "shortcut": "B3", "reduce_first": 2},
     ],
 )
 def test_gradients_are_equal_in_float64_under_jit(settings: dict[str, Any]):

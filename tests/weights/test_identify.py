@@ -35,6 +35,41 @@ def test_how_maps_are_halved_is_guessed_where_a_network_has_the_choice(
         assert _identified(other) == _identified(config) == config
 
 
+@pytest.mark.parametrize(
+    ("settings", "hidden"),
+    [
+        ({"attention": "se"}, "attention_ratio"),
+        ({"attention": "se", "attention_ratio": 0.25, "widths": (32, 64)}, ""),
+        ({"attention": "eca", "stem": "tiered", "stem_channels": 16}, ""),
+        ({"stem": "deep", "stem_channels": 16, "stem_pool": "conv"}, ""),
+        ({"shortcut": "B3", "reduce_first": 2}, ""),
+        ({"norm": "group", "widths": (32, 64)}, "norm_groups"),
+        (
+            {"block": "bottleneck", "groups": 4, "reduce_first": 2, "shortcut": "D"},
+            "stride_on",
+        ),
+    ],
+)
+def test_parts_are_read_off_names_and_shapes(settings: dict[str, Any], hidden: str):
+    config = TINY.replace(**settings)
+    assert _identified(config) == config
+    assert not hidden or hidden in guessed(config)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"layer1.0.se.fc1.weight": (8, 8, 1, 1)},  # one of two
+        {"layer1.0.se.other.weight": (8, 8, 1, 1)},
+        {f"layer1.0.se.fc{i}.weight": (9, 8, 1, 1) for i in (1, 2)},  # of no ratio
+    ],
+)
+def test_attention_of_another_kind_is_no_network_here(wrong: dict[str, Any]):
+    shapes = {k: e.shape for k, e in parity.entries(abstract_torch(TINY)).items()}
+    assert identify(shapes) == TINY
+    assert identify(shapes | wrong) is None
+
+
 def _identified(config: ResNetConfig) -> ResNetConfig | None:
     entries = parity.entries(abstract_torch(config))
     return identify({name: entry.shape for name, entry in entries.items()})

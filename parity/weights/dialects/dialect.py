@@ -69,6 +69,8 @@ class Dialect:
 
     def name_of(self, place: Place, leaf: str, scope: str = "") -> str | None:
         """Returns the whole name of an entry there; ``None`` if there is none."""
+        if place.part in ("pool", "attention") and not self.every:
+            return None
         form = self.leaves.get(f"{place.role}.{leaf}")
         return None if form is None else form.format(scope + self.path(place))
 
@@ -95,7 +97,7 @@ class Dialect:
         outline = Outline(
             config.layers,
             basic=config.block == "basic",
-            deep=config.stem == "deep",
+            deep=config.stem in ("deep", "tiered"),
             pooled=config.shortcut == "D",
         )
         places = dict(outline.places())
@@ -139,6 +141,8 @@ class Dialect:
     def _axes(self, place: Place, leaf: str) -> str:
         if leaf != "weight" or place.role == "norm":
             return ""
+        if place.own.endswith(".se.conv"):  # along a row
+            return self.kernel.replace("H", "")
         return self.kernel if place.role == "conv" else self.linear
 
 
@@ -157,11 +161,16 @@ USUAL: Mapping[str, tuple[Any, ...]] = {
     "block_padding": ("torch",),
     "pool_padding": ("torch",),
     "anti_alias": ("none",),
+    "stem_channels": (None,),
+    "stem_pool": ("max",),
+    "attention": ("none",),
+    "reduce_first": (1,),
+    "norm": ("batch",),
 }
 """What networks of most libraries are like, where a dialect does not say otherwise."""
 
 
-_OURS = {4: "OIHW", 2: "OI"}
+_OURS = {4: "OIHW", 3: "OIW", 2: "OI"}
 """How the twins' kernels and linear weights lie, by the number of axes."""
 
 

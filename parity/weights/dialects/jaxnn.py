@@ -29,7 +29,8 @@ DIALECT = Dialect(
     kernel="HWIO",
     linear="IO",
     only={
-        "stem": ("7x7", "deep"),
+        "stem": ("7x7", "deep", "tiered"),
+        "stem_channels": (None, 128),
         "shortcut": ("B", "D"),
         "anti_alias": ("none", "average", "blur"),
     },

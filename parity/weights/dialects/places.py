@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from parity.weights.names import COUNTER
+from resnet_spec.attention import ATTENTION
 
 Role = Literal["conv", "norm", "linear"]
-Part = Literal["stem", "block", "projection", "head"]
+Part = Literal["stem", "pool", "block", "attention", "projection", "head"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ class Outline:
         for position, path in enumerate(stem):
             role: Role = "norm" if position % 2 else "conv"
             yield path, Place(path, role, "stem", position // 2, blocks=blocks, **kind)
+        # A convolution instead of the pool; what halves the map may stand behind it.
+        for index in range(3):
+            path, role = f"maxpool.{index}", "norm" if index else "conv"
+            yield path, Place(path, role, "pool", index, blocks=blocks, **kind)
         number = 0
         for stage, many in enumerate(self.layers):
             for block in range(many):
@@ -93,6 +98,9 @@ class Outline:
                 for i in range(2 if self.basic else 3):
                     rows.append((f"conv{i + 1}", "conv", "block", i))
                     rows.append((f"bn{i + 1}", "norm", "block", i))
+                for layers in ATTENTION.values():
+                    for i, leaf in enumerate(layers):
+                        rows.append((f"se.{leaf}", "conv", "attention", i))
                 first = int(self.pooled)
                 rows.append((f"downsample.{first}", "conv", "projection", 0))
                 rows.append((f"downsample.{first + 1}", "norm", "projection", 0))

@@ -38,7 +38,8 @@ STRANGERS = {
     "convolutions; no network here is the same",
     "branch2a": "has the names of Keras's file of 2016, or of Caffe's: another eps, "
     "another padding of the pool; no network here is the same",
-    ".se.": "has squeeze-and-excitation; no network here is the same",
+    ".se.": "has attention to channels, as squeeze-and-excitation is: it is another "
+    "network than was asked for, or one that is not here",
     "bottleneck_v1.": "is TF-slim's, which strides in the last block of a stage; no "
     "network here is the same",
 }
@@ -293,8 +294,8 @@ def refuse_strangers(
     stem = any(name in state for name in ("conv1.weight", "conv1.0.weight"))
     if stem and _normed(expected) and not _normed(state):
         stranger = (
-            "has no running statistics: its norms are GroupNorm, or were folded into "
-            "the convolutions; no network here is the same"
+            "has no running statistics: its norms are GroupNorm, as in resnet50_gn, or "
+            "were folded into the convolutions"
         )
     if stranger:
         advice = "Use the library that it is from"

@@ -1,0 +1,35 @@
+"""Channel attention: what there is, and how large it is for so many channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+ATTENTION: Mapping[str, tuple[str, ...]] = {
+    "se": ("fc1", "fc2"),
+    "eca": ("conv",),
+}
+"""Kind → its layers with weights, by which a state shows that it has it."""
+
+
+def squeezed(channels: int, ratio: float) -> int:
+    """Returns the channels between both layers of squeeze-and-excitation.
+
+    They are a multiple of 8, the nearest one, and not none (timm's rounding).
+
+    Args:
+        channels: of the map.
+        ratio: of those, before rounding.
+    """
+    return max(8, int(channels * ratio + 4) // 8 * 8)
+
+
+def neighbours(channels: int) -> int:
+    """Returns how many channels ECA weighs for one (arXiv 1910.03151, equation 12).
+
+    Args:
+        channels: of the map.
+    """
+    # By this logarithm, not log2: where they differ, timm's kernels have its size.
+    size = int(abs(math.log(channels, 2) + 1) / 2)
+    return max(size if size % 2 else size + 1, 3)

@@ -1,0 +1,324 @@
+"""What is asked of a network in fine-tuning: maps, frozen stages, parts dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import timm
+import torch
+from flax import nnx
+from timm.layers import drop as timms
+
+import parity
+import resnet_flax
+import resnet_torch
+from parity.judging.distance import deviation
+from parity.judging.tolerances import FLOAT64_BUFFERS, G1_FORWARD
+from resnet_flax.dropping import DropPath as FlaxDropPath
+from resnet_spec import ResNetConfig
+from resnet_torch.dropping import DropBlock2d, DropPath
+from tests.support.networks import TINY, flax_like, images, random_torch
+from tests.twins.test_family import NARROW, shallow, sizes
+
+# --- maps -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [("resnet50", 32), ("resnetrs50", 16), ("resnetblur18", 8), ("seresnet50t", 32)],
+)
+def test_maps_are_those_of_timms_features_only(name: str, stride: int):
+    config = shallow(name, output_stride=stride)
+    how: dict[str, Any] = {"channels": NARROW, "layers": config.layers}
+    model = timm.create_model(name, features_only=True, output_stride=stride, **how)
+    ours = random_torch(config).double().eval()
+    state = {k: v for k, v in ours.state_dict().items() if not k.startswith("fc.")}
+    model.double().eval().load_state_dict(state)
+    info: Any = model.feature_info
+    assert [i.channels for i in ours.feature_info] == info.channels()
+    assert [i.stride for i in ours.feature_info] == info.reduction()
+    x = torch.randn(1, 3, *sizes(config)[1], dtype=torch.float64)
+    with torch.no_grad():
+        expected = model(x)
+        for indices in (None, (1, 3), (4,), (-1, 0), 2, 5):
+            found = ours.feature_maps(x, indices)
+            chosen = [expected[i] for i in range(5)]
+            if isinstance(indices, int):
+                chosen = chosen[-indices:]
+            elif indices is not None:
+                chosen = [expected[i] for i in indices]
+            assert len(found) == len(chosen)
+            for map_, their in zip(found, chosen, strict=True):
+                assert deviation(map_.numpy(), their.numpy()).l2 <= G1_FORWARD
+
+
+def test_both_twins_have_the_same_maps_and_compute_none_beyond():
+    config = TINY.replace(stem="tiered", stem_channels=8, stem_pool="conv")
+    model = random_torch(config).double().eval()
+    x = images(config, 40, 33)
+    with torch.no_grad():
+        expected = model.feature_maps(torch.from_numpy(x))
+    with jax.enable_x64(True):
+        twin = flax_like(model, "float64")
+        twin.eval()
+        y = jnp.asarray(x.transpose(0, 2, 3, 1))
+        found = twin.feature_maps(y)
+        del twin.layer2
+        (first,) = twin.feature_maps(y, [1])
+    assert model.feature_info == twin.feature_info
+    for ours, theirs, info in zip(found, expected, model.feature_info, strict=True):
+        nchw = np.asarray(ours).transpose(0, 3, 1, 2)
+        assert deviation(nchw, theirs.numpy()).l2 <= G1_FORWARD
+        assert nchw.shape[1] == info.channels
+        assert nchw.shape[2] == -(-40 // info.stride)
+    assert np.array_equal(first, found[1])
+
+
+@pytest.mark.parametrize("indices", [(), 0, 4, (3,), (-4,), True, (True,), "0", 1.0])
+def test_maps_that_there_are_not_are_refused(indices: Any):
+    model = random_torch(TINY).eval()
+    for network in (model, flax_like(model)):
+        with pytest.raises(ValueError, match="number from 1 to 3, or indices from -3"):
+            network.feature_maps(np.zeros((1, 40, 33, 3), np.float32), indices)
+
+
+# --- frozen stages --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stages", [0, 1, 2])
+def test_what_is_frozen_stays_and_the_rest_learns_alike_in_both(stages: int):
+    model = random_torch(TINY).double().train()
+    x = images(TINY, 40, 33, n=3)
+    model.freeze(stages)
+    before = parity.state_dict(model)
+    with jax.enable_x64(True):
+        twin = flax_like(model, "float64")
+        (model(torch.from_numpy(x)) ** 2).sum().backward()
+        twin.freeze(stages)
+        twin.train()
+
+        @nnx.jit
+        def gradients(twin: Any, x: jax.Array) -> nnx.State:
+            return nnx.grad(lambda twin, x: (twin(x) ** 2).sum())(twin, x)
+
+        found = gradients(twin, jnp.asarray(x.transpose(0, 2, 3, 1)))
+        after = parity.state_dict(twin)
+        nnx.update(twin, found)
+        by_name = parity.state_dict(twin)
+    frozen = tuple(f"{name}." for name in model.frozen_names)
+    assert len(frozen) == 4 + stages
+    learnt = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert learnt == {
+        n for n, _ in model.named_parameters() if not n.startswith(frozen)
+    }
+    for name, value in parity.state_dict(model).items():
+        assert deviation(after[name], value).l2 <= FLOAT64_BUFFERS
+        if name.startswith(frozen):
+            np.testing.assert_array_equal(value, before[name])
+            np.testing.assert_array_equal(by_name[name], before[name])
+        elif name.endswith("running_mean"):
+            assert np.any(value != before[name])
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            grad = parameter.grad.numpy()
+            assert deviation(by_name[name], grad).l2 <= FLOAT64_BUFFERS, name
+
+
+def test_freezing_keeps_keys_and_mode_and_can_be_taken_back():
+    model = random_torch(TINY).eval()
+    twin = flax_like(model)
+    twin.eval()
+    keys = parity.entries(model)
+    for network in (model, twin):
+        network.freeze(1)
+        assert parity.entries(network) == keys
+        network.train()
+        network.freeze(None)
+        assert network.frozen_names == ()
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not twin.layer1[0].bn1.use_running_average
+    assert isinstance(twin.layer1[0].conv1.kernel, nnx.Param)
+    model.eval()
+    twin.eval()
+    model.freeze(2)
+    twin.freeze(2)
+    assert not any(module.training for module in model.modules())
+    assert twin.layer2[0].bn1.use_running_average
+
+
+@pytest.mark.parametrize("stages", [-1, 3, True, 1.0, "layer1"])
+def test_stages_that_there_are_not_cannot_be_frozen(stages: Any):
+    model = random_torch(TINY)
+    for network in (model, flax_like(model)):
+        with pytest.raises(ValueError, match="must be from 0 to 2, or None"):
+            network.freeze(stages)
+        assert network.frozen_names == ()
+
+
+@pytest.mark.slow
+def test_the_check_judges_frozen_twins_whole():
+    model = random_torch(TINY)
+    twin = flax_like(model)
+    model.freeze(1)
+    twin.freeze(1)
+    x = images(TINY, 40, 33).astype(np.float32)
+    report = parity.check(model, twin, x, gates=["G0", "G1", "G1 training"])
+    assert report.ok, str(report)
+
+
+# --- what is dropped ------------------------------------------------------------------
+
+DROPPING = ResNetConfig(
+    block="basic",
+    layers=(1, 1, 2),
+    widths=(8, 8, 16),
+    num_classes=7,
+    drop_path_rate=0.5,
+    drop_block_rate=0.3,
+)
+
+
+def test_both_twins_drop_the_same_with_gradients_call_after_call():
+    model = random_torch(DROPPING).double().train()
+    x = images(DROPPING, 70, 97, n=3)
+    with jax.enable_x64(True):
+        twin = flax_like(model, "float64")
+
+        @nnx.jit
+        def step(twin: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            def loss(twin: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+                y = twin(x)
+                return (y**2).sum(), y
+
+            gradient, y = nnx.grad(loss, argnums=1, has_aux=True)(twin, x)
+            return y, gradient
+
+        outputs = []
+        for seed in (0, 0, 7):
+            if seed:
+                model.seed_drops(seed)
+                twin.seed_drops(seed)
+            given = torch.from_numpy(x).requires_grad_()
+            expected = model(given)
+            (expected**2).sum().backward()
+            found, gradient = step(twin, jnp.asarray(x.transpose(0, 2, 3, 1)))
+            y = expected.detach().numpy()
+            assert deviation(np.asarray(found), y).l2 <= FLOAT64_BUFFERS
+            assert given.grad is not None
+            by_images = np.asarray(gradient).transpose(0, 3, 1, 2)
+            assert deviation(by_images, given.grad.numpy()).l2 <= FLOAT64_BUFFERS
+            outputs.append(y)
+    for i, one in enumerate(outputs):
+        for other in outputs[:i]:
+            assert deviation(one, other).l2 > 1e-3
+
+
+def test_a_seed_begins_anew():
+    model = random_torch(DROPPING).train()
+    x = torch.from_numpy(images(DROPPING, 70, 97, n=3).astype(np.float32))
+    first = model(x)
+    assert not torch.equal(model(x), first)
+    model.seed_drops(0)
+    # Batch norms in training mode note statistics, and do not use them.
+    assert torch.equal(model(x), first)
+
+
+def test_in_evaluation_nothing_is_dropped_and_the_state_has_no_counts():
+    plain = random_torch(DROPPING.as_function()).eval()
+    model = random_torch(DROPPING).eval()
+    twin, twins = flax_like(plain), flax_like(model)
+    assert parity.entries(model) == parity.entries(plain) == parity.entries(twins)
+    x = images(DROPPING, 70, 97).astype(np.float32)
+    y = jnp.asarray(x.transpose(0, 2, 3, 1))
+    for each in (twin, twins):
+        each.eval()
+    with torch.no_grad():
+        x_ = torch.from_numpy(x)
+        assert torch.equal(model(x_), plain(x_))
+        fused = resnet_torch.fuse(model)(x_)
+    assert np.array_equal(twins(y), twin(y))
+    assert deviation(np.asarray(resnet_flax.fuse(twins)(y)), fused.numpy()).l2 < 1e-5
+    assert not [m for m in plain.modules() if isinstance(m, DropPath)]
+    assert not [m for _, m in nnx.iter_modules(twin) if isinstance(m, FlaxDropPath)]
+
+
+def test_the_share_grows_from_block_to_block_as_timms():
+    config = DROPPING.replace(layers=(2, 3, 2, 1), widths=(8,) * 4, drop_block_rate=0.1)
+    ours = resnet_torch.create_model(config)
+    theirs = timm.create_model(
+        "resnet18",
+        layers=config.layers,
+        channels=config.widths,
+        drop_path_rate=0.5,
+        drop_block_rate=0.1,
+    )
+    rates, blocks = [], []
+    for model, path, block in (
+        (ours, DropPath, DropBlock2d),
+        (theirs, timms.DropPath, timms.DropBlock2d),
+    ):
+        found: dict[str, Any] = dict(model.named_modules())
+        rates.append({n: m.drop_prob for n, m in found.items() if isinstance(m, path)})
+        blocks.append(
+            {
+                name: (
+                    module.drop_prob,
+                    getattr(module, "square", None) or module.block_size,
+                    getattr(module, "weight", None) or module.gamma_scale,
+                )
+                for name, module in found.items()
+                if isinstance(module, block)
+            }
+        )
+    assert rates[0] == pytest.approx(rates[1])
+    assert len(rates[0]) == 7  # none in the first of eight blocks
+    assert blocks[0] == blocks[1]
+    assert len(blocks[0]) == 3
+
+
+@pytest.mark.parametrize("square", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("size", [(3, 8), (7, 6), (4, 4)])
+def test_what_is_dropped_is_what_timm_drops_for_the_same_draw(
+    monkeypatch: pytest.MonkeyPatch, square: int, size: tuple[int, int]
+):
+    x = torch.randn(3, 5, *size, dtype=torch.float64)
+    layer = DropBlock2d(0.4, number=2, square=square, weight=0.5).train()
+    drawn = torch.from_numpy(layer._uniform(0, (3, 1, *size)))
+
+    def bernoulli(self: torch.Tensor, p: float) -> torch.Tensor:
+        return self.copy_((drawn < p).to(self.dtype))
+
+    monkeypatch.setattr(torch.Tensor, "bernoulli_", bernoulli)
+    expected = timms.drop_block_2d(x, 0.4, square, 0.5)
+    found = layer(x)
+    assert deviation(found.numpy(), expected.numpy()).l2 < 1e-7  # of a float32 scale
+    assert torch.equal(found == 0, expected == 0)
+    drawn = torch.from_numpy(layer._uniform(0, (3, 1, 1, 1))) * 0 + 0.5
+    path = DropPath(0.4, number=2).train()
+    kept = torch.from_numpy(path.kept(0, (3, 5, *size)))
+    drawn = 1 - kept  # 0 is below the share that is kept
+    assert torch.equal(path(x), timms.drop_path(x, 0.4, training=True))
+
+
+def test_the_shares_are_about_those_that_were_asked_for():
+    path = DropPath(0.3, number=1).train()
+    kept = [path.kept(i, (1000, 1, 1, 1)).mean() for i in range(20)]
+    assert abs(np.mean(kept) - 0.7) < 0.01
+    block = DropBlock2d(0.2, number=1, square=3, weight=1.0)
+    kept = [block.kept(i, (8, 1, 40, 40)).mean() for i in range(20)]
+    assert 0.78 < np.mean(kept) < 0.86
+
+
+@pytest.mark.slow
+def test_the_check_leaves_out_what_is_dropped():
+    model = random_torch(DROPPING)
+    x = images(DROPPING, 70, 97).astype(np.float32)
+    report = parity.check(model, flax_like(model), x, gates=["G0", "G1 training"])
+    assert report.ok, str(report)
+    other = flax_like(random_torch(DROPPING.replace(drop_path_rate=0.25)))
+    assert not parity.check(model, other, x, gates=["G1 training"]).ok
