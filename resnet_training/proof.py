@@ -106,7 +106,7 @@ def compare_runs(
 
     progress(f"{steps} steps of {recipe.network} in float64, in both engines")
     rows: list[Row] = []
-    flax = create_engine("flax", plan, start)
+    flax = create_engine("flax", plan, start, devices=1)
     with flax_loader(data.train, recipe) as loader:
         theirs = loader.batches(0, steps)
         for step, (batch, loss, expected) in enumerate(learnt(), 1):
@@ -144,7 +144,7 @@ def compare_runs(
 
 def _handed_over(plan: Plan, start: State, arrays: State, step: int) -> Engine:
     """Returns an engine of Flax that goes on where the one of torch is."""
-    engine = create_engine("flax", plan, start)
+    engine = create_engine("flax", plan, start, devices=1)
     engine.restore(arrays, step)
     return engine
 

@@ -180,7 +180,7 @@ class _Spread:
 def _make(devices: int | None) -> None:
     """Makes a CPU so many devices, if nothing has been computed on it yet."""
     given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if devices is None or given:
+    if devices in (None, 1) or given:
         return
     with suppress(RuntimeError):  # too late: whoever looks for them says what there is
         jax.config.update("jax_num_cpu_devices", devices)
