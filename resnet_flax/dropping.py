@@ -41,10 +41,10 @@ class Drop(nnx.Module):
         self.number = number
         self.restart(0)
 
-    def restart(self, seed: int) -> None:
-        """Begins anew with the masks of a seed."""
+    def restart(self, seed: int, calls: int = 0) -> None:
+        """Begins anew with the masks of a seed, as after so many calls."""
         self.seed = seed
-        self.count = Count(jnp.zeros((), jnp.uint32), tag="drop")
+        self.count = Count(jnp.asarray(calls, jnp.uint32), tag="drop")
 
     def kept(self, count: int, shape: tuple[int, int, int, int]) -> np.ndarray:
         """Draws which parts of maps (n, c, h, w) are kept, 1, or dropped, 0."""

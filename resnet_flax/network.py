@@ -97,17 +97,18 @@ class Network(nnx.Module):
             if isinstance(part := getattr(self, name), nnx.Module):
                 part.eval()
 
-    def seed_drops(self, seed: int) -> None:
+    def seed_drops(self, seed: int, calls: int = 0) -> None:
         """Begins anew with what is dropped in training, by a seed; at first it is 0.
 
         The twins drop the same if they have the same seed and calls.
 
         Args:
             seed: of the masks, 0 or more.
+            calls: in training mode that there have been before.
         """
         for _, module in nnx.iter_modules(self):
             if isinstance(module, Drop):
-                module.restart(seed)
+                module.restart(seed, calls)
 
     def _check(self, x: Array) -> None:
         """Raises ValueError for what is no batch of images."""

@@ -315,7 +315,12 @@ class TrainingRecipe(Settings):
     def config(self, num_classes: int) -> ResNetConfig:
         """Returns the network, for so many classes."""
         return resolve(
-            self.network, **{"num_classes": num_classes, **dict(self.settings)}
+            self.network,
+            **{
+                "num_classes": num_classes,
+                "drop_path_rate": self.drop_path,
+                **dict(self.settings),
+            },
         )
 
     def total_steps(self, images: int) -> int:

@@ -32,10 +32,10 @@ class Drop(nn.Module):
         self.number = number
         self.restart(0)
 
-    def restart(self, seed: int) -> None:
-        """Begins anew with the masks of a seed."""
+    def restart(self, seed: int, calls: int = 0) -> None:
+        """Begins anew with the masks of a seed, as after so many calls."""
         self.seed = seed
-        self.count = 0
+        self.count = calls
 
     def kept(self, count: int, shape: tuple[int, int, int, int]) -> np.ndarray:
         """Draws which parts of maps (n, c, h, w) are kept, 1, or dropped, 0."""

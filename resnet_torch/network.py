@@ -82,17 +82,18 @@ class Network(nn.Module):
             getattr(self, name).eval()
         return self
 
-    def seed_drops(self, seed: int) -> None:
+    def seed_drops(self, seed: int, calls: int = 0) -> None:
         """Begins anew with what is dropped in training, by a seed; at first it is 0.
 
         The twins drop the same if they have the same seed and calls.
 
         Args:
             seed: of the masks, 0 or more.
+            calls: in training mode that there have been before.
         """
         for module in self.modules():
             if isinstance(module, Drop):
-                module.restart(seed)
+                module.restart(seed, calls)
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Gives ``torch.jit.script`` the network as a graph of its layers.

@@ -58,6 +58,7 @@ class FlaxEngine(Engine):
             model = abstract_flax(plan.config, dtype=half, param_dtype=self._kind)
             load_state_dict(model, cast(state, self._kind))
             model.train()
+            model.seed_drops(recipe.seed)
             optimizer = create_optimizer(model, plan.optimizer)
             self._graph, own = nnx.split((model, optimizer))
             self._average = None
@@ -128,6 +129,8 @@ class FlaxEngine(Engine):
         with self._x64():
             model, optimizer = nnx.merge(self._graph, self._state)
             load_state_dict(model, plain)
+            recipe = self.plan.recipe
+            model.seed_drops(recipe.seed, step * recipe.accumulate)
             for field, values in _fields(optimizer.opt_state):
                 if field == "count":
                     values.set_value(jnp.full_like(values.get_value(), step))

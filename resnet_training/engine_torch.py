@@ -53,7 +53,8 @@ class TorchEngine(Engine):
         load_state_dict(model, cast(state, kind))
         # Of images that lie as (n, h, w, c), as they are read.
         model = model.to(self._device, memory_format=torch.channels_last)
-        self._model: nn.Module = model.train()
+        self._model = model.train()
+        self._model.seed_drops(recipe.seed)
         run = self._all.spread(model)
         self._run: Any = torch.compile(run, dynamic=False) if compiled else run
         self._optimizer = create_optimizer(model, plan.optimizer)
@@ -146,6 +147,8 @@ class TorchEngine(Engine):
                     self._optimizer.state[parameter]["step"] = count
         if self._average is not None:
             load_state_dict(self._average, part(arrays, AVERAGE))
+        recipe = self.plan.recipe
+        self._model.seed_drops(recipe.seed, step * recipe.accumulate)
         self._steps, self._shared = step, False
 
     def any(self, asked: bool) -> bool:

@@ -169,7 +169,8 @@ def check_devices(recipe: TrainingRecipe, devices: int) -> None:
     """Refuses a number of devices that a recipe cannot be computed on.
 
     Raises:
-        ValueError: each group of its norm needs one, or a batch does not divide.
+        ValueError: each group of its norm needs one, a batch does not divide, or what
+            is dropped would differ.
     """
     if recipe.groups not in (0, devices):
         raise ValueError(
@@ -177,5 +178,11 @@ def check_devices(recipe: TrainingRecipe, devices: int) -> None:
             f"{recipe.groups} devices, and this run has {devices}: start it with "
             f"`torchrun --nproc-per-node {recipe.groups}`, in JAX with --devices "
             f"{recipe.groups}, or begin one with --norm global, for any number"
+        )
+    if recipe.drop_path and devices > 1:
+        raise ValueError(
+            f"drop_path is {recipe.drop_path:g}: which images a block leaves out is "
+            f"drawn for the whole batch, and this run has {devices} devices; use one, "
+            "or --drop-path 0"
         )
     share(recipe, 0, devices)

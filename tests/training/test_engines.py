@@ -49,6 +49,7 @@ PARTS: dict[str, TrainingRecipe] = {
     "mixup and cutmix": recipe(mixup=0.2, cutmix=1.0, batch=6),
     "mixing with binary cross-entropy": recipe(loss="bce", mixup=0.4, erasing=0.5),
     "erasing": recipe(erasing=0.9),
+    "stochastic depth, in parts": recipe(drop_path=0.5, accumulate=2),
     "augmentation": recipe(crop="random-resized", augment="trivial", repeats=2),
 }  # fmt: skip
 
@@ -57,6 +58,7 @@ TOGETHER: dict[str, TrainingRecipe] = {
     "sgd": recipe(
         nesterov=True, decay="cosine", milestones=(), warmup_epochs=0.5,
         label_smoothing=0.1, clip_norm=1.0, ema_decay=0.9, ema_every=2,
+        drop_path=0.4,
     ),
     "adamw": recipe(
         optimizer="adamw", learning_rate=1e-3, weight_decay=0.3, erasing=0.5,
