@@ -158,6 +158,9 @@ def _data(data: Path, val_split: float | None, out: Path) -> Data:
 
 
 def _say(outcome: Outcome, out: Path, data: Path, backend: str) -> None:
+    if outcome.images_per_second > 0:
+        rate = f"{outcome.images_per_second:.0f} images/s"
+        tell(f"first step after {outcome.first:.1f} s, then {rate}")
     waiting = outcome.waited / max(outcome.seconds, 1e-9)
     if waiting > 0.1 and outcome.seconds > 10:
         tell(f"note: {waiting:.0%} of the time went into waiting for images: --workers")

@@ -79,6 +79,8 @@ class Outcome:
         signal: number of the signal that ended it; 0 for none.
         waited: seconds in which it waited for images.
         seconds: that it took, but for the first step.
+        first: seconds until the first step was done, compilation included.
+        images_per_second: over all devices, behind the first step.
     """
 
     step: int
@@ -90,6 +92,8 @@ class Outcome:
     signal: int
     waited: float
     seconds: float
+    first: float
+    images_per_second: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +188,7 @@ class Run:
         watch: Watch,
     ) -> Outcome:
         start, begun, waited, first = time.monotonic(), self.at.step, 0.0, 0.0
-        step, accuracy, saved = begun, -1.0, begun
+        step, accuracy, saved, rate = begun, -1.0, begun, 0.0
         period = self.options.save_every or math.ceil(self.plan.steps_of_epoch)
         batches = iter(loader.batches(begun, end))
         while step < end and not self.engine.any(bool(signals)):
@@ -221,6 +225,8 @@ class Run:
             signal=signals[0] if signals else 0,
             waited=waited,
             seconds=time.monotonic() - start,
+            first=first,
+            images_per_second=rate,
         )
 
     def _evaluate(self, loader: Loader) -> Counts:

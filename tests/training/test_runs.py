@@ -288,6 +288,27 @@ def test_an_evaluation_alone_counts_what_the_run_counted(done: Path):
         assert (found["right"], found["images"]) == (best["right"], best["images"])
 
 
+def test_tensorboard_has_every_number(done: Path, tmp_path: Path):
+    event = pytest.importorskip("tensorboardX.proto.event_pb2").Event
+    folder = whole(tmp_path / "run", tensorboard=True)
+    (path,) = (folder / "tensorboard").iterdir()
+    data, found = path.read_bytes(), []
+    while data:  # length, its checksum, the event, its checksum
+        size = int.from_bytes(data[:8], "little")
+        said = event.FromString(data[12 : 12 + size])
+        found += [(said.step, v.tag, v.simple_value) for v in said.summary.value]
+        data = data[16 + size :]
+    expected = [
+        (line["step"], name, value)
+        for line in read(done)
+        for name, value in line.items()
+        if name not in ("step", "epoch")
+    ]
+    assert [one[:2] for one in found] == [one[:2] for one in expected]
+    for (_, _, ours), (_, _, theirs) in zip(found, expected, strict=True):
+        assert ours == np.float32(theirs)
+
+
 def test_the_last_checkpoints_are_kept(tmp_path: Path):
     folder = whole(tmp_path / "run", keep=2, save_every=3)
     found = sorted(p.name for p in folder.glob("last*"))
