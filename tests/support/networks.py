@@ -33,22 +33,36 @@ _QUICK = ("resnet10t", "resnet50_gn", "resnetblur18", "resnetrs50", "ecaresnet26
 
 
 def few_of_timms(names: Iterable[str]) -> list[Any]:
-    """Leaves most of timm's names to CI."""
+    """Leaves most of timm's names, whose parts others have, to the exhaustive tests."""
     timms = set(resnet_spec.list_models()[29:]).difference(_QUICK)
-    slow = pytest.mark.slow
-    return [pytest.param(n, marks=slow if n in timms else ()) for n in names]
+    most = pytest.mark.exhaustive
+    return [pytest.param(n, marks=most if n in timms else ()) for n in names]
 
 
 def without_large_ones(names: Iterable[str]) -> list[Any]:
-    """Leaves out the largest, of another width but the same parts, and timm's to CI."""
+    """Leaves out the largest, of another width but the same parts, and most of timm's.
+
+    A few of these are tried in CI.
+    """
 
     def marks(name: str) -> Any:
-        if get_config(name).weight_count > _MOST_WEIGHTS:
+        timms = name in resnet_spec.list_models()[29:] and name not in _QUICK
+        if timms or get_config(name).weight_count > _MOST_WEIGHTS:
             return pytest.mark.exhaustive
-        timms = name in resnet_spec.list_models()[29:] and name != "resnet10t"
-        return pytest.mark.slow if timms else ()
+        return pytest.mark.slow if name in _QUICK and name != "resnet10t" else ()
 
     return [pytest.param(name, marks=marks(name)) for name in names]
+
+
+def uneven(config: ResNetConfig, height: int, width: int) -> tuple[int, int]:
+    """Returns such a size, or the next one that the network takes."""
+    for rows in range(height, height + 64):
+        for columns in range(width, width + 64):
+            with suppress(ValueError):
+                config.check_size(rows, columns)
+                if rows != columns:
+                    return rows, columns
+    raise AssertionError(f"no size fits {config}")
 
 
 TINY = ResNetConfig(block="basic", layers=(1, 2), widths=(8, 16), num_classes=7)

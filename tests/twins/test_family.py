@@ -138,7 +138,18 @@ def test_the_flax_twin_is_timms_network(name: str):
         assert deviation(found, expected).l2 <= FLOAT64_BUFFERS
 
 
-@pytest.mark.parametrize("name", few_of_timms(NAMES))
+def _by_kind(names: tuple[str, ...]) -> list[Any]:
+    """A few; in CI the first of each kind; exhaustively all."""
+    quick = {param.values[0] for param in few_of_timms(names) if not param.marks}
+    kinds = {param.values[0] for param in _few(names) if not param.marks}
+    left = {True: pytest.mark.slow, False: pytest.mark.exhaustive}
+    return [
+        pytest.param(name, marks=() if name in quick else left[name in kinds])
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize("name", _by_kind(NAMES))
 def test_both_twins_have_timms_keys_and_keys_tell_which_network_it_is(name: str):
     with torch.device("meta"):
         entries = parity.entries(timm.create_model(name))
@@ -156,9 +167,9 @@ def test_both_twins_have_timms_keys_and_keys_tell_which_network_it_is(name: str)
     [
         pytest.param(
             name,
-            marks=pytest.mark.exhaustive
-            if get_config(name).weight_count > 150_000_000
-            else (),
+            marks=()
+            if name in ("resnet10t", "resnetblur18", "ecaresnet26t", "resnetrs50")
+            else pytest.mark.exhaustive,
         )
         for name in NAMES
     ],
@@ -259,7 +270,9 @@ def test_torchs_compiler_takes_every_part(kind: str):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=() if n in (*PARTS, "resnet18") else pytest.mark.slow)
+        pytest.param(
+            n, marks=() if n in (*PARTS, "resnet18") else pytest.mark.exhaustive
+        )
         for n in NAMES
     ],
 )

@@ -30,6 +30,7 @@ from tests.support.networks import (
     images,
     random_torch,
     run_flax,
+    uneven,
     without_large_ones,
 )
 
@@ -38,7 +39,8 @@ from tests.support.networks import (
 def test_both_have_the_same_entries_and_the_same_layers(name: str):
     config = get_config(name)
     twins = abstract_torch(config), abstract_flax(config)
-    height, width = (64, 48) if config.head == "linear" else config.natural_size
+    free = config.head == "linear"
+    height, width = uneven(config, 64, 48) if free else config.natural_size
     torch_entries, flax_entries = (parity.entries(twin) for twin in twins)
     assert torch_entries == flax_entries
     torch_layers, flax_layers = (
@@ -108,7 +110,7 @@ def test_training_mode_and_its_statistics_are_equal_in_float64(
 def test_every_named_network_is_equal_in_float64(name: str):
     config = get_config(name)
     free = config.head == "linear"
-    size = (33, 40) if free else config.natural_size
+    size = uneven(config, 33, 40) if free else config.natural_size
     x = images(config, *size, n=2 if free else 1)
     model = random_torch(name).double().eval()
     with torch.no_grad():
