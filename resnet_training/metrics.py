@@ -193,6 +193,7 @@ img {{ max-width: 100%; height: auto }}
 table {{ border-collapse: collapse; margin: 1rem 0 }}
 td, th {{ border-bottom: 1px solid #ddd; padding: .2rem .8rem .2rem 0;
   text-align: left; vertical-align: top; overflow-wrap: anywhere }}
+td:first-child {{ white-space: nowrap }}
 </style>
 <h1>{title}</h1>
 <img src="data:image/png;base64,{picture}" alt="loss and accuracy over the epochs">
