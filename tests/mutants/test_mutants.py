@@ -246,12 +246,12 @@ def _interpolated(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 PREPROCESSING = {
     "/256": ("np.float32(255)", "np.float32(256)"),
     "x·(1/255)": ("pixels / np.float32(255)", "pixels * np.float32(1 / 255)"),
-    "mean and std exchanged": ("(MEAN, STD)", "(STD, MEAN)"),
+    "mean and std exchanged": ("in (mean, std))", "in (std, mean))"),
     "no antialias": (
-        "image.resize(size, Image.Resampling.BILINEAR)",
+        "image.resize(size, Image.Resampling[interpolation.upper()])",
         "_interpolated(image, size)",
     ),
-    "bicubic": ("BILINEAR", "BICUBIC"),
+    "bicubic": ("interpolation.upper()", "'BICUBIC'"),
     "the long side rounded": (
         "int(resize * width / short)",
         "round(resize * width / short)",
@@ -259,7 +259,7 @@ PREPROCESSING = {
     "the crop rounded down": ("round((width - crop) / 2)", "(width - crop) // 2"),
     "blue first": ("transpose(2, 0, 1)", "transpose(2, 0, 1)[::-1]"),
     "in float64": ("np.asarray(image, np.float32)", "np.asarray(image, np.float64)"),
-    "multiplied by 1/std": (") / std", ") * (np.float32(1) / std)"),
+    "multiplied by 1/std": (") / scale", ") * (np.float32(1) / scale)"),
 }
 
 
