@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     LambdaLR,
     LinearLR,
+    MultiStepLR,
     SequentialLR,
     StepLR,
 )
@@ -47,6 +48,13 @@ def torch_rates(schedule: Schedule, steps: int) -> np.ndarray:
     elif schedule.kind == "cosine":
         period = (schedule.total_steps or 0) - warmup
         later = CosineAnnealingLR(optimizer, period, schedule.end_learning_rate)
+    elif schedule.kind == "linear":
+        period = (schedule.total_steps or 0) - warmup
+        end = schedule.end_learning_rate / schedule.learning_rate
+        later = LinearLR(optimizer, 1.0, end, period)
+    elif schedule.kind == "multistep":
+        milestones = [milestone - warmup for milestone in schedule.milestones]
+        later = MultiStepLR(optimizer, milestones, schedule.gamma)
     else:
         later = LambdaLR(optimizer, lambda step: 1.0)
     if warmup:
@@ -90,7 +98,12 @@ def test_a_traced_schedule_has_the_same_rates(schedule: Schedule, dtype: str):
         (CONSTANT, "learning_rate", -0.1, "a number, 0 or more"),
         (CONSTANT, "learning_rate", float("nan"), "a number, 0 or more"),
         (CONSTANT, "learning_rate", "fast", "a number, 0 or more"),
-        (CONSTANT, "kind", "linear", "one of 'constant', 'step', 'cosine'"),
+        (
+            CONSTANT,
+            "kind",
+            "square",
+            "one of 'constant', 'step', 'multistep', 'linear'",
+        ),
         (CONSTANT, "step_size", 3, "None with kind 'constant', which ignores it"),
         (CONSTANT, "warmup_steps", True, "an integer, 0 or more"),
         (CONSTANT, "warmup_factor", 1.5, "a number from 0 to 1"),
