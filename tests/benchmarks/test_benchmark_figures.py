@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 
 from benchmarks import command
+from benchmarks.measuring.flops import flops
 from benchmarks.plans import cases
 from benchmarks.results import comparison, growth, plots, readme
 from benchmarks.results import estimates as numbers
 from benchmarks.results.figures import bests, ceilings_of, figures, ours_of
+from resnet_spec import get_config
 from tests.support.invented import invented, written
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +106,11 @@ def test_a_mode_that_is_refused_now_is_a_change():
     assert [line for line in told if line.startswith("torch: ")]
 
 
+def _exponent(x: Sequence[float], y: Sequence[float]) -> float:
+    """b of y ~ x^b by least squares on logarithms."""
+    return np.polyfit(np.log(x), np.log(y), 1)[0]
+
+
 def test_what_grows_faster_than_the_work_is_found():
     found = {(it.sweep, it.mode): it for it in growth.fit(invented())}
     assert set(found) == {
@@ -112,12 +120,20 @@ def test_what_grows_faster_than_the_work_is_found():
         ("size", "torch-channels-last"),
     }
     batch = found["batch", "torch-channels-last"]
-    assert batch.time_slope.value == pytest.approx(1, abs=0.05)
-    assert batch.memory_slope.value == pytest.approx(1, abs=0.01)
-    assert batch.work_slope == pytest.approx(1)
+    # Work and memory are multiples of the batch, the times are noise about one.
+    assert batch.time_slope.value == computed(_exponent(batch.points, batch.times))
+    assert batch.time_slope.low < 1 < batch.time_slope.high
+    assert batch.memory_slope.value == computed(1)
+    assert batch.work_slope == computed(1)
     assert batch.points == (1, 2, 4, 8, 16, 32)
     assert found["depth", "torch-channels-last"].points == (18, 34, 50, 101, 152)
-    assert found["size", "torch-channels-last"].work_slope == pytest.approx(2, abs=0.1)
+    size = found["size", "torch-channels-last"]
+    work = [
+        flops(get_config("resnet18"), "inference", 4, (side, side))
+        for side in (128, 192, 256, 320)
+    ]
+    assert size.points == (128, 192, 256, 320)
+    assert size.work_slope == computed(_exponent(size.points, work))
     assert all(it.ok for it in found.values())
     worse = {(it.sweep, it.mode): it.ok for it in growth.fit(invented(slope=1.4))}
     assert not worse["batch", "torch-channels-last"]

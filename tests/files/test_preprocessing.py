@@ -23,6 +23,8 @@ from parity.files.preprocessing import (
     preprocessing_of,
 )
 from parity.images import prepare
+from parity.judging.distance import deviation
+from parity.judging.tolerances import CEILINGS, UNIT_ROUNDOFF
 from parity.weights.digest import differing_bits
 from resnet_spec import Preprocessing
 from tests.conftest import torchvision  # noqa: F401  before timm
@@ -234,7 +236,7 @@ def test_what_is_written_is_what_is_read(crop: int):
         told = {"architecture": "resnet18", "pretrained_cfg": for_timm(how)}
         assert of_timm(json.loads(json.dumps(told))) == how
         share = for_timm(how)["crop_pct"]
-        assert math.isclose(share, crop / resize)
+        assert abs(share * resize / crop - 1) <= 4 * UNIT_ROUNDOFF["float64"]
 
 
 def test_transformers_opens_a_saved_folder_and_does_the_same(
@@ -250,7 +252,11 @@ def test_transformers_opens_a_saved_folder_and_does_the_same(
         theirs = processor(image.convert("RGB"), return_tensors="np")["pixel_values"]
     ours = _done(photo, path)
     assert theirs.shape == ours.shape == (1, 3, 224, 224)
-    assert np.abs(theirs - ours).mean() < 1e-3  # theirs resizes without PIL
+    levels = (theirs - ours) * np.array(how.std).reshape(3, 1, 1) * 255
+    # Theirs resizes without PIL: here and there it rounds to the next of 256 levels.
+    off = np.abs(np.rint(levels))
+    assert off.max() <= 1
+    assert off.mean() < 0.01
     assert np.abs(theirs - _done(photo, None)).mean() > 0.1
 
 
@@ -277,10 +283,11 @@ def test_timm_opens_a_saved_folder_and_computes_the_same(
     with torch.no_grad():
         ours = model(x) if config.include_top else model.forward_features(x)
         found = theirs(x) if config.include_top else theirs.forward_features(x)
-    exact = config.anti_alias == "none"  # blurs are computed in another order
-    torch.testing.assert_close(
-        found, ours, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-5
-    )
+    if config.anti_alias == "none":
+        assert torch.equal(found, ours)
+    else:  # blurs are computed in another order
+        limit = CEILINGS["float32"].ceiling
+        assert deviation(found.numpy(), ours.numpy()).l2 <= limit
     if how is not None:
         told = timm.data.resolve_model_data_config(theirs)
         assert tuple(told["input_size"]) == (3, HOW.crop, HOW.crop)

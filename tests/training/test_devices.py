@@ -21,6 +21,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from parity.judging.distance import deviation
+from parity.judging.tolerances import AFTER_STEPS
 from resnet_spec import TrainingRecipe
 from resnet_training import BEST, LAST, begin, checkpoint
 from resnet_training.engine import State
@@ -34,7 +35,6 @@ from tests.support.devices import DATA
 from tests.support.pages import ROOT
 from tests.support.runs import engine_of, loader_of, recipe, trained
 
-LIMIT = 1e-10
 PATIENCE = 400  # seconds: a process that waits for another would do so for ever
 
 Tasks = Mapping[str, Mapping[str, Any]]
@@ -160,21 +160,21 @@ def test_two_processes_of_torch_take_the_path_of_one(
     alone: Mapping[str, State], two: Found, name: str
 ):
     for rank in range(2):
-        assert apart(two[name, rank], alone[name]) <= LIMIT
+        assert apart(two[name, rank], alone[name]) <= AFTER_STEPS
 
 
 @pytest.mark.parametrize("name", ["plain", "parts"])
 def test_many_devices_of_jax_take_the_path_of_torchs_one(
     alone: Mapping[str, State], jax: Found, name: str
 ):
-    assert apart(jax[name, 0], alone[name]) <= LIMIT
+    assert apart(jax[name, 0], alone[name]) <= AFTER_STEPS
 
 
 @pytest.mark.parametrize("name", ["groups", "groups, parts"])
 def test_groups_are_the_same_in_both_frameworks_and_no_global_norm(
     alone: Mapping[str, State], two: Found, jax: Found, name: str
 ):
-    assert apart(jax[name, 0], two[name, 0]) <= LIMIT
+    assert apart(jax[name, 0], two[name, 0]) <= AFTER_STEPS
     usual = alone["plain" if name == "groups" else "parts"]
     assert elsewhere(two[name, 0], usual)
 
@@ -226,10 +226,10 @@ def test_a_run_changes_its_framework_and_its_number_of_devices(
     )
     assert at.step == 10
     assert found.keys() == expected.keys()
-    assert max(deviation(found[n], expected[n]).l2 for n in expected) <= LIMIT
+    assert max(deviation(found[n], expected[n]).l2 for n in expected) <= AFTER_STEPS
     ours, theirs = (read(path) for path in (folder / "run", tmp_path))
     for one, other in zip(ours, theirs, strict=True):
-        assert all(abs(one[name] - other[name]) <= LIMIT for name in other), one
+        assert all(abs(one[name] - other[name]) <= AFTER_STEPS for name in other), one
 
 
 def test_the_first_process_alone_writes(folder: Path, jax: Found):
@@ -324,7 +324,7 @@ def test_four_processes_of_torch_take_the_path_of_one(
     found = train(folder / "four", "torch", torch=4, of=[four])
     assert len(found) == 8
     for (name, _), state in found.items():
-        assert apart(state, alone[name]) <= LIMIT
+        assert apart(state, alone[name]) <= AFTER_STEPS
 
 
 def address() -> str:
@@ -353,7 +353,7 @@ def test_two_processes_of_jax_take_the_path_of_torchs_one(
     found = train(folder / f"processes{devices}", "flax", of=both)
     assert len(found) == 4
     for (name, _), state in found.items():
-        assert apart(state, alone[name]) <= LIMIT
+        assert apart(state, alone[name]) <= AFTER_STEPS
         # Said two calls later, so that nobody waits for the step.
         assert state["asked"].tolist() == [False, False, True, True]
 
@@ -366,7 +366,7 @@ def test_two_processes_of_jax_in_groups_are_torchs(two: Found, folder: Path):
         for index in range(2)
     ]
     found = train(folder / "groups", "flax", of=both)
-    assert apart(found["groups", 0], two["groups", 0]) <= LIMIT
+    assert apart(found["groups", 0], two["groups", 0]) <= AFTER_STEPS
     assert np.array_equal(found["groups", 0]["counts"], found["groups", 1]["counts"])
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from parity.judging.distance import deviation
+from parity.judging.tolerances import AFTER_STEPS
 from parity.weights.digest import differing_bits
 from parity.weights.state import load_state_dict
 from parity.weights.twins import ABSTRACT
@@ -19,7 +20,6 @@ from resnet_training.loader import Loader
 from resnet_training.slots import slots_of
 from tests.support.runs import drawn, engine_of, learnt, plan_of, recipe
 
-LIMIT = 1e-10
 DATA = drawn()
 PLAIN: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0}
 
@@ -90,9 +90,9 @@ def test_the_parts_of_a_recipe_are_one_trajectory_in_float64(name: str):
     one = (TOGETHER | PARTS)[name]
     losses, expected = learnt("torch", one, DATA)
     theirs, found = learnt("flax", one, DATA)
-    assert deviation(np.array(theirs), np.array(losses)).l2 <= LIMIT
+    assert deviation(np.array(theirs), np.array(losses)).l2 <= AFTER_STEPS
     difference, whose = apart(found, expected)
-    assert difference <= LIMIT, whose
+    assert difference <= AFTER_STEPS, whose
 
 
 # What a part does must show, or its trajectory proves nothing.
@@ -139,8 +139,10 @@ def test_a_run_goes_on_where_it_was_stopped(name: str, before: Backend, after: B
         assert [*first, *second] == losses
         assert not differing_bits(found, expected)
     else:
-        assert deviation(np.array([*first, *second]), np.array(losses)).l2 <= LIMIT
-        assert apart(found, expected)[0] <= LIMIT
+        assert (
+            deviation(np.array([*first, *second]), np.array(losses)).l2 <= AFTER_STEPS
+        )
+        assert apart(found, expected)[0] <= AFTER_STEPS
 
 
 @pytest.mark.parametrize("name", TOGETHER)
@@ -170,7 +172,7 @@ def test_a_forgotten_state_of_the_optimiser_shows(name: str, backend: Backend):
             for n, a in arrays.items()
         }
         _, found = learnt(backend, one, DATA, start=7, arrays=forgotten)
-        assert not apart(found, expected)[0] <= 1e4 * LIMIT  # or it is none: NaN
+        assert not apart(found, expected)[0] <= 1e4 * AFTER_STEPS  # or it is none: NaN
 
 
 @pytest.mark.parametrize("backend", ["torch", "flax"])
@@ -190,4 +192,4 @@ def test_an_evaluation_counts_every_image_once(backend: Backend):
     loss = nn.functional.cross_entropy(logits, labels, reduction="sum").item()
     assert counts.images == len(DATA.validation) == 10
     assert counts.right == int((logits.argmax(1) == labels).sum())
-    assert abs(counts.loss - loss) <= LIMIT * loss
+    assert abs(counts.loss - loss) <= AFTER_STEPS * loss

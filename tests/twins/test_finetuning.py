@@ -17,12 +17,19 @@ import parity
 import resnet_flax
 import resnet_torch
 from parity.judging.distance import deviation
-from parity.judging.tolerances import FLOAT64_BUFFERS, G1_FORWARD
+from parity.judging.tolerances import (
+    CEILINGS,
+    FLOAT64_BUFFERS,
+    G1_FORWARD,
+    UNIT_ROUNDOFF,
+)
 from resnet_flax.dropping import DropPath as FlaxDropPath
 from resnet_spec import ResNetConfig
 from resnet_torch.dropping import DropBlock2d, DropPath
 from tests.support.networks import TINY, flax_like, images, random_torch
 from tests.twins.test_family import NARROW, shallow, sizes
+
+FLOAT32 = CEILINGS["float32"].ceiling
 
 # --- maps -----------------------------------------------------------------------------
 
@@ -242,7 +249,8 @@ def test_in_evaluation_nothing_is_dropped_and_the_state_has_no_counts():
         assert torch.equal(model(x_), plain(x_))
         fused = resnet_torch.fuse(model)(x_)
     assert np.array_equal(twins(y), twin(y))
-    assert deviation(np.asarray(resnet_flax.fuse(twins)(y)), fused.numpy()).l2 < 1e-5
+    found = np.asarray(resnet_flax.fuse(twins)(y))
+    assert deviation(found, fused.numpy()).l2 <= FLOAT32
     assert not [m for m in plain.modules() if isinstance(m, DropPath)]
     assert not [m for _, m in nnx.iter_modules(twin) if isinstance(m, FlaxDropPath)]
 
@@ -275,7 +283,10 @@ def test_the_share_grows_from_block_to_block_as_timms():
                 if isinstance(module, block)
             }
         )
-    assert rates[0] == pytest.approx(rates[1])
+    ours_, theirs_ = (np.array(list(r.values())) for r in rates)
+    assert list(rates[0]) == list(rates[1])
+    error = np.abs(ours_ - theirs_)
+    assert error.max() <= 4 * UNIT_ROUNDOFF["float64"]
     assert len(rates[0]) == 7  # none in the first of eight blocks
     assert blocks[0] == blocks[1]
     assert len(blocks[0]) == 3
@@ -296,7 +307,9 @@ def test_what_is_dropped_is_what_timm_drops_for_the_same_draw(
     monkeypatch.setattr(torch.Tensor, "bernoulli_", bernoulli)
     expected = timms.drop_block_2d(x, 0.4, square, 0.5)
     found = layer(x)
-    assert deviation(found.numpy(), expected.numpy()).l2 < 1e-7  # of a float32 scale
+    # The scale that both give what is kept is a float32.
+    limit = 2 * UNIT_ROUNDOFF["float32"]
+    assert deviation(found.numpy(), expected.numpy()).l2 <= limit
     assert torch.equal(found == 0, expected == 0)
     drawn = torch.from_numpy(layer._uniform(0, (3, 1, 1, 1))) * 0 + 0.5
     path = DropPath(0.4, number=2).train()
