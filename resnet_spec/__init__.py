@@ -7,6 +7,7 @@ from resnet_spec.optim import OptimizerConfig, Schedule
 from resnet_spec.paper import Printed, printed
 from resnet_spec.plan import FeatureInfo
 from resnet_spec.preprocessing import Preprocessing
+from resnet_spec.recipes import RECIPES, get_recipe
 from resnet_spec.timm_weights import (
     TimmWeights,
     get_timm_weights,
@@ -14,7 +15,7 @@ from resnet_spec.timm_weights import (
     list_timm_weights,
     timm_name,
 )
-from resnet_spec.training import RECIPES, TrainingRecipe, get_recipe
+from resnet_spec.training import TrainingRecipe
 from resnet_spec.variants import (
     closest_name,
     describe,

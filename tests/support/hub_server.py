@@ -20,6 +20,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
+import parity
+from resnet_spec import Preprocessing
+
+REPO = "owner/tiny"
+HF = f"hf://{REPO}"
+HOW = Preprocessing(resize=40, crop=36, interpolation="bicubic", mean=(0.5, 0.4, 0.3))
+"""What is done to photographs for it."""
+
 LARGE = (".safetensors", ".bin", ".msgpack")
 """What the Hub keeps by LFS, whose ETag is the sha256; others have git's own hash."""
 
@@ -254,3 +264,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+def refused(address: str = HF) -> str:
+    """Loads what cannot be had; returns what is said of it."""
+    with pytest.raises(parity.DownloadError) as error:
+        parity.load(address)
+    said = str(error.value)
+    assert said.isprintable()
+    assert said.startswith(address)
+    assert re.search(r"\. [A-Z][\w ]", said), said
+    return said
+
+
+def cached(tmp_path: Path) -> list[str]:
+    """Names of the files that are in the cache, whole or not."""
+    blobs = tmp_path / "cache" / "models--owner--tiny" / "blobs"
+    return sorted(path.name for path in blobs.iterdir()) if blobs.exists() else []
