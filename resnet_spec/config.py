@@ -11,6 +11,8 @@ from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from resnet_spec.attention import ATTENTION
+from resnet_spec.settings import MOST, invalid, is_count
+from resnet_spec.sizes import Sizes
 from resnet_spec.spelling import did_you_mean
 
 AntiAlias = Literal["none", "average", "blur"]
@@ -23,12 +25,6 @@ Stem = Literal["7x7", "3x3", "deep", "tiered"]
 StemPool = Literal["max", "conv"]
 StrideOn = Literal["1x1", "3x3"]
 
-SIGNAL_POOL = 4
-"""Width and stride of the signal head's pool."""
-
-CONV_HEAD_POSITIONS = 48
-"""Positions of the map that the convolutional head's linear layer weighs."""
-
 CONV_HEAD_CHANNELS = 128
 """Channels of that map, and width of the layer behind it."""
 
@@ -37,7 +33,7 @@ EXPANSION: Mapping[str, int] = {"basic": 1, "bottleneck": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetConfig:
+class ResNetConfig(Sizes):
     """One residual network, independent of any framework.
 
     Args:
@@ -158,7 +154,7 @@ class ResNetConfig:
             values = getattr(self, field)
             self._check(
                 field,
-                len(values) > 0 and all(_is_count(v) for v in values),
+                len(values) > 0 and all(is_count(v) for v in values),
                 "one positive integer per stage",
             )
         stages = len(self.layers)
@@ -173,14 +169,14 @@ class ResNetConfig:
             f"{stages - 1} booleans, one per stage after the first",
         )
         for field in _COUNTS:
-            self._check(field, _is_count(getattr(self, field)), _COUNT)
+            self._check(field, is_count(getattr(self, field)), _COUNT)
         for field in ("include_top", "zero_init_residual", "conv_bias"):
             value = getattr(self, field)
             self._check(field, isinstance(value, bool), "True or False")
         for field in _NUMBERS:
             value = getattr(self, field)
             number = isinstance(value, float) or (
-                type(value) is int and abs(value) < _MOST_NUMBER
+                type(value) is int and abs(value) < MOST
             )
             self._check(field, number, "a number")
             object.__setattr__(self, field, float(value))
@@ -199,7 +195,7 @@ class ResNetConfig:
         outs = [self.stem_out, *(width * self.expansion for width in self.widths)]
         narrowing = any(b < a for a, b in pairwise(outs))
         if self.shortcut == "A" and narrowing:
-            raise _invalid("shortcut", "A", "another one where widths become smaller")
+            raise invalid("shortcut", "A", "another one where widths become smaller")
         if self.block == "basic":
             # A basic block has no inner width that groups could divide, and no 1x1
             # on its main path that could carry a stride; torchvision refuses too.
@@ -210,7 +206,7 @@ class ResNetConfig:
             self._check("stride_on", on_3x3, "'3x3' in a basic block")
         for width in self.widths:
             if self.inner_width(width) < 1:
-                raise _invalid(
+                raise invalid(
                     "width_per_group",
                     self.width_per_group,
                     f"large enough to give the stage of width {width} a channel",
@@ -225,7 +221,7 @@ class ResNetConfig:
 
     def _check_stem(self) -> None:
         if self.stem_channels is not None:
-            self._check("stem_channels", _is_count(self.stem_channels), _COUNT)
+            self._check("stem_channels", is_count(self.stem_channels), _COUNT)
             if self.stem_channels == self.widths[0]:  # one network, one configuration
                 object.__setattr__(self, "stem_channels", None)
         if self.stem in ("deep", "tiered"):
@@ -272,7 +268,7 @@ class ResNetConfig:
             fits = self.dimensions == dimensions
             self._check("dimensions", fits, f"{dimensions} with head {self.head!r}")
         if self.head == "signal":
-            positive = _is_count(self.signal_width)
+            positive = is_count(self.signal_width)
             self._check("signal_width", positive, "a positive integer")
             wide = self.signal_positions > 0
             self._check("signal_width", wide, "wide enough for a pool of width 4")
@@ -303,12 +299,12 @@ class ResNetConfig:
     def _as_tuple(self, field: str) -> None:
         value = getattr(self, field)
         if not isinstance(value, tuple | list):
-            raise _invalid(field, value, "a tuple")
+            raise invalid(field, value, "a tuple")
         object.__setattr__(self, field, tuple(value))
 
     def _check(self, field: str, ok: bool, allowed: str) -> None:
         if not ok:
-            raise _invalid(field, getattr(self, field), allowed)
+            raise invalid(field, getattr(self, field), allowed)
 
     @property
     def stem_out(self) -> int:
@@ -344,98 +340,6 @@ class ResNetConfig:
         positions = self.signal_positions if self.head == "signal" else 1
         top = self.num_features * positions * self.num_classes
         return count + top * self.include_top
-
-    @property
-    def output_stride(self) -> int:
-        """Pixels of an image for one of the last map, both ways."""
-        return 1 << self.halvings
-
-    @property
-    def halvings(self) -> int:
-        """How often the body halves the map."""
-        stem = 0 if self.stem == "3x3" else 2
-        return stem + self.replace_stride_with_dilation.count(False)
-
-    @property
-    def signal_positions(self) -> int:
-        """Width of the map behind the signal head's pool."""
-        return _halve(self.signal_width or 0, self.halvings) // SIGNAL_POOL
-
-    @property
-    def natural_size(self) -> tuple[int, int]:
-        """Height and width of the images that the network was made for, in pixels."""
-        if self.head == "signal":
-            return (1, self.signal_width or 0)
-        if self.head == "conv":
-            return (6 << self.halvings + 1, 8 << self.halvings + 1)
-        side = 32 if self.stem == "3x3" else 224
-        if self.anti_alias != "none":  # which not every size fits
-            side = _halve(side, self.halvings) << self.halvings
-        return (side if self.dimensions == 2 else 1, side)
-
-    @property
-    def uneven_size(self) -> tuple[int, int]:
-        """A size of that order whose sides differ, where the head allows it."""
-        height, width = self.natural_size
-        if self.anti_alias != "none":
-            return (height, width + (1 << self.halvings))
-        square = self.head == "linear" and height == width
-        return (height, width - width // 7) if square else (height, width)
-
-    def fitting_inputs(self) -> str:
-        """Says which images fit the network."""
-        if self.head == "signal":
-            first = SIGNAL_POOL * self.signal_positions - 1 << self.halvings
-            last = first + (SIGNAL_POOL << self.halvings)
-            return f"signals of height 1 and width {first + 1} to {last} fit"
-        if self.head == "conv":
-            scale = 2 ** (self.halvings + 1)
-            frames = ((6, 8), (8, 6), (4, 12))
-            sizes = [f"{height * scale}x{width * scale}" for height, width in frames]
-            return (
-                f"frames whose map has {CONV_HEAD_POSITIONS} positions fit, as "
-                f"{', '.join(sizes)} (height by width)"
-            )
-        if self.anti_alias == "average":
-            return (
-                f"images whose sides are multiples of {1 << self.halvings}, one pixel "
-                "less, or up to two more fit"
-            )
-        if self.anti_alias == "blur":
-            return f"images of more than {self._least_blurred} pixels a side fit"
-        return "images of any size fit"
-
-    @property
-    def _least_blurred(self) -> int:
-        """Pixels of a side of which the last map to be blurred would have one."""
-        last = (False, *self.replace_stride_with_dilation)[-1]
-        return 1 << self.halvings - (0 if last else 1)
-
-    def map_size(self, height: int, width: int) -> tuple[int, int]:
-        """Returns height and width of the last stage's map."""
-        if self.anti_alias == "average":  # the pools of means alone round down
-            return (height + 1 >> self.halvings, width + 1 >> self.halvings)
-        return (_halve(height, self.halvings), _halve(width, self.halvings))
-
-    def check_size(self, height: int, width: int) -> None:
-        """Checks that images of this size fit the network.
-
-        Raises:
-            ValueError: they do not; the message says which do.
-        """
-        rows, columns = self.map_size(height, width)
-        fits = True
-        if self.anti_alias == "average":  # else a pool drops what a shortcut keeps
-            sides = ((height, rows), (width, columns))
-            fits = all(n > 0 and side - (n << self.halvings) < 3 for side, n in sides)
-        elif self.anti_alias == "blur":  # a map of one pixel has nothing to reflect
-            fits = min(height, width) > self._least_blurred
-        elif self.include_top and self.head == "signal":
-            fits = height == 1 and columns // SIGNAL_POOL == self.signal_positions
-        elif self.include_top and self.head == "conv":
-            fits = _halve(rows, 1) * _halve(columns, 1) == CONV_HEAD_POSITIONS
-        if not fits:
-            raise ValueError(f"{height}x{width} does not fit: {self.fitting_inputs()}")
 
     def inner_width(self, width: int) -> int:
         """Channels of the 3x3 convolution in a block of a stage of this width."""
@@ -473,7 +377,7 @@ class ResNetConfig:
         first = 0 if self.stem == "3x3" else 2
         strides = [1 << first + stage for stage in range(len(self.layers))]
         if type(stride) is not int or stride not in strides:
-            raise _invalid("output_stride", stride, " or ".join(map(str, strides)))
+            raise invalid("output_stride", stride, " or ".join(map(str, strides)))
         dilated = tuple(reached > stride for reached in strides[1:])
         return dataclasses.replace(self, replace_stride_with_dilation=dilated)
 
@@ -505,7 +409,7 @@ class ResNetConfig:
 
 
 # What is larger is no network, and would take minutes or all memory to be refused.
-_MOST_NUMBER, _MOST_STAGES, _MOST_BLOCKS, _MOST_WEIGHTS = 2**31, 32, 4096, 2**32
+_MOST_STAGES, _MOST_BLOCKS, _MOST_WEIGHTS = 32, 4096, 2**32
 
 _COUNT = "a positive integer below 2**31"
 
@@ -568,10 +472,6 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
 }
 
 
-def _halve(size: int, times: int) -> int:
-    return -(-size >> times)
-
-
 def _as_int(value: object) -> object:
     """Returns an integer of another library as Python's; anything else as it is."""
     # torch's booleans have it too, and a dtype that says so.
@@ -582,11 +482,3 @@ def _as_int(value: object) -> object:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:  # arrays of several have it too, and refuse
         return value
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 < value < _MOST_NUMBER
-
-
-def _invalid(field: str, value: object, allowed: str) -> ValueError:
-    return ValueError(f"{field} is {value!r}; it must be {allowed}")

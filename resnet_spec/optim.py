@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from resnet_spec.config import _invalid, _is_count
-from resnet_spec.settings import Settings, is_number
+from resnet_spec.settings import Settings, invalid, is_count, is_number
 
 Decay = Literal["constant", "step", "multistep", "linear", "cosine"]
 Rule = Literal["sgd", "adam", "adamw", "rmsprop", "lamb"]
@@ -108,13 +107,13 @@ class Schedule(_OfKind):
         self._check_number("end_learning_rate", self.learning_rate)
         self._check_number("warmup_factor", 1)
         none = self.warmup_steps == 0 and not isinstance(self.warmup_steps, bool)
-        count = none or _is_count(self.warmup_steps)
+        count = none or is_count(self.warmup_steps)
         self._check("warmup_steps", count, "an integer, 0 or more")
         if self.kind == "step":
-            self._check("step_size", _is_count(self.step_size), "a positive integer")
+            self._check("step_size", is_count(self.step_size), "a positive integer")
         if self.kind == "multistep":
             rising = isinstance(self.milestones, tuple) and self.milestones != ()
-            rising = rising and all(map(_is_count, self.milestones))
+            rising = rising and all(map(is_count, self.milestones))
             rising = rising and all(a < b for a, b in pairwise(self.milestones))
             rising = rising and self.milestones[0] >= self.warmup_steps
             rising = rising and len(self.milestones) <= _MOST_MILESTONES
@@ -122,7 +121,7 @@ class Schedule(_OfKind):
             most += f"{self.warmup_steps}"
             self._check("milestones", rising, f"rising positive integers, {most}")
         if self.kind in ("linear", "cosine"):
-            longer = _is_count(self.total_steps) and self.decay_steps > 0
+            longer = is_count(self.total_steps) and self.decay_steps > 0
             above = f"an integer above warmup_steps, {self.warmup_steps}"
             self._check("total_steps", longer, above)
 
@@ -138,7 +137,7 @@ class Schedule(_OfKind):
             ValueError: the index is negative.
         """
         if step < 0:
-            raise _invalid("step", step, "0 or more")
+            raise invalid("step", step, "0 or more")
         start, end = self.learning_rate, self.end_learning_rate
         if step < self.warmup_steps:
             rise = (1 - self.warmup_factor) * (step / self.warmup_steps)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from resnet_spec.config import _invalid
 from resnet_spec.spelling import did_you_mean
 
 
@@ -61,7 +60,7 @@ class Settings:
 
     def _check(self, field: str, ok: bool, allowed: str) -> None:
         if not ok:
-            raise _invalid(field, getattr(self, field), allowed)
+            raise invalid(field, getattr(self, field), allowed)
 
     def _check_number(self, field: str, most: float = math.inf) -> None:
         value = getattr(self, field)
@@ -79,3 +78,17 @@ def is_number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return 0 <= value <= sys.float_info.max  # an integer may be larger
+
+
+MOST = 2**31
+"""No setting that counts has this, or more."""
+
+
+def is_count(value: object) -> bool:
+    """Says whether a value is a positive integer that anything here may have."""
+    return type(value) is int and 0 < value < MOST
+
+
+def invalid(field: str, value: object, allowed: str) -> ValueError:
+    """Returns an error that names a field, its value and what is allowed."""
+    return ValueError(f"{field} is {value!r}; it must be {allowed}")

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from resnet_spec.config import ResNetConfig, _is_count
+from resnet_spec.config import ResNetConfig
 from resnet_spec.optim import OptimizerConfig, Rule, Schedule
 from resnet_spec.preprocessing import Preprocessing
-from resnet_spec.settings import Settings, is_number
+from resnet_spec.settings import Settings, is_count, is_number
 from resnet_spec.variants import resolve
 
 Augment = Literal["none", "trivial", "randaugment"]
@@ -204,7 +204,7 @@ class TrainingRecipe(Settings):
             self._check(name, getattr(self, name) < 1, f"a number from 0, {least}")
         for name, most in (("augment_operations", 8), ("augment_magnitude", 30)):
             value = getattr(self, name)
-            fits = (value == 0 or _is_count(value)) and not isinstance(value, bool)
+            fits = (value == 0 or is_count(value)) and not isinstance(value, bool)
             self._check(name, fits and value <= most, f"an integer from 0 to {most}")
         for name in ("crop_scale", "crop_ratio"):
             pair = getattr(self, name)
@@ -242,10 +242,10 @@ class TrainingRecipe(Settings):
             if name == "evaluation_crop" and value is None:
                 continue
             most = _MOST_BATCH if name == "batch" else _MOST_SIDE
-            fits = _is_count(value) and value <= most
+            fits = is_count(value) and value <= most
             self._check(name, fits, f"an integer from 1 to {most}")
         if self.evaluation_resize is not None:
-            fits = _is_count(self.evaluation_resize)
+            fits = is_count(self.evaluation_resize)
             fits = fits and self.centre <= self.evaluation_resize <= _MOST_SIDE
             least = f"an integer from evaluation_crop, {self.centre}, or None"
             self._check("evaluation_resize", fits, least)
@@ -253,7 +253,7 @@ class TrainingRecipe(Settings):
         seed = seed and not isinstance(self.seed, bool)
         self._check("seed", seed, f"an integer from 0 to {2**32 - 1}")
         if self.steps is not None:
-            fits = _is_count(self.steps) and self.steps <= _MOST_STEPS
+            fits = is_count(self.steps) and self.steps <= _MOST_STEPS
             self._check("steps", fits, f"an integer from 1 to {_MOST_STEPS}, or None")
             self._check("epochs", self.epochs is None, "None where steps are given")
         else:
