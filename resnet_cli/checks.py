@@ -72,6 +72,7 @@ def check_run(
 ) -> bool:
     """Runs a recipe's first steps in both engines; says whether they are one run."""
     from resnet_cli.training import recipe_of
+    from resnet_spec.recipes import with_fields
     from resnet_training.proof import compare_runs
 
     require("torch", "flax")
@@ -79,10 +80,10 @@ def check_run(
         tables.require_plot(html)
         _require_place(html)
     # In float64 and in both: as many images as a check has, but two a part at least.
-    asked = recipe_of(recipe, None, {}, {})
+    asked = recipe_of(recipe, {}, None)
     batch = max(batch, 4) * asked.accumulate
-    fields = {"batch": batch, "seed": seed, "accumulate": asked.accumulate}
-    asked = recipe_of(recipe, name, settings, fields)
+    fields = {"network": name, "settings": settings, "batch": batch, "seed": seed}
+    asked = with_fields(asked, **fields)
     with status("building both engines") as say:
         report = compare_runs(asked, steps=steps, progress=say)
     what = f"{name}: {steps} steps of {recipe}, batches of {batch} random images"

@@ -55,8 +55,11 @@ def read_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if value is None:
             continue
-        if value == "none" and "None" in types[name]:
+        none = value == "none"
+        if none and "None" in types[name]:
             value = None
+        elif (none or value == "") and types[name].startswith("tuple"):
+            value = ()
         elif types[name].startswith("tuple[str"):
             value = tuple(part.strip() for part in value.split(",") if part.strip())
         elif types[name].startswith("tuple"):

@@ -9,7 +9,7 @@ import typer
 
 from resnet_cli.options import Backend, Json, Settings, read_overrides
 from resnet_cli.recipes import read_fields, with_recipe_options
-from resnet_spec import RECIPES, TrainingRecipe
+from resnet_spec import RECIPES
 
 Images = Annotated[
     Path,
@@ -115,18 +115,10 @@ def train(
     if resume is not None and weights is not None:
         raise ValueError("--weights begins a run; --resume goes on with its own")
     changes = read_fields(fields)
-    overrides = read_overrides(settings)
-
-    def asked(done: TrainingRecipe | None) -> TrainingRecipe:
-        if done is None or recipe is not None:
-            asked = training.recipe_of(recipe, model, overrides, changes)
-            if done is None:
-                return asked
-            return training.changed(asked, {"weights": done.weights})
-        named = {"network": model} if model is not None else {}
-        more = {"settings": overrides} if overrides else {}
-        return training.changed(done, {**named, **more, **changes})
-
+    if model is not None:
+        changes["network"] = model
+    if overrides := read_overrides(settings):
+        changes["settings"] = overrides
     engine: dict[str, Any] = {
         "devices": devices,
         "coordinator": coordinator,
@@ -147,7 +139,7 @@ def train(
         data,
         out or resume or Path(),
         backend="torch" if backend == Backend.torch else "flax",
-        recipe=asked,
+        recipe=lambda done: training.recipe_of(recipe, changes, done),
         again=resume is not None,
         weights=weights,
         val_split=val_split,
@@ -185,6 +177,8 @@ def evaluate(
     """Count how many images of a folder a network knows."""
     from resnet_cli import training
 
+    if settings and model is None:
+        raise ValueError("--set goes with --model; the weights tell of their own")
     training.evaluate_(
         data,
         weights,

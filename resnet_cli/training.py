@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,62 +20,52 @@ from rich.progress import (
 
 import resnet_spec
 from resnet_cli.failures import tell
-from resnet_cli.progress import say_notes
+from resnet_cli.progress import download_bar, say_notes, status
 from resnet_spec import TrainingRecipe, get_recipe
 from resnet_spec.printable import plain
+from resnet_spec.recipes import with_fields
 from resnet_training import (
     BEST,
     Backend,
-    Data,
     Options,
     Outcome,
+    Run,
     Seen,
     begin,
     evaluate,
-    open_data,
     open_images,
     resume,
 )
 
 
 def recipe_of(
-    name: str | None,
-    model: str | None,
-    settings: dict[str, Any],
-    fields: dict[str, Any],
+    name: str | None, fields: dict[str, Any], done: TrainingRecipe | None
 ) -> TrainingRecipe:
     """Returns the recipe that was asked for.
 
     Args:
-        name: of a recipe, or a file of its JSON.
-        model: the network, if not the recipe's.
-        settings: of the network.
+        name: of a recipe, or a file of its JSON; ``None`` for what was done, or the
+            reference's.
         fields: of the recipe, other than its own.
+        done: what was done, if anything was.
     """
-    if model is not None:
-        fields = {"network": model, **fields}
-    if settings:
-        fields = {"settings": settings, **fields}
-    if name is None or not name.endswith(".json"):
-        return get_recipe(name or "reference", **fields)
+    if name is None:
+        return with_fields(done or get_recipe("reference"), **fields)
+    recipe = _read(name) if name.endswith(".json") else get_recipe(name)
+    if done is not None:  # the file of weights need not be there any more
+        fields = {"weights": done.weights, **fields}
+    return with_fields(recipe, **fields)
+
+
+def _read(path: str) -> TrainingRecipe:
     try:
-        recipe = TrainingRecipe.from_json(Path(name).read_text("utf-8"))
+        return TrainingRecipe.from_json(Path(path).read_text("utf-8"))
     except OSError as error:
-        raise ValueError(f"{name}: cannot be read ({error.strerror})") from error
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"{name}: is no JSON ({error})") from error
+        raise ValueError(f"{path}: is no JSON ({error})") from error
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    return changed(recipe, fields)
-
-
-def changed(recipe: TrainingRecipe, fields: dict[str, Any]) -> TrainingRecipe:
-    """Returns a recipe with other values in some fields."""
-    if fields.get("steps") is not None:
-        fields = {"epochs": None, **fields}
-    elif fields.get("epochs") is not None:
-        fields = {"steps": None, **fields}
-    return replace(recipe, **fields)
+        raise ValueError(f"{path}: {error}") from error
 
 
 def train(
@@ -104,22 +94,29 @@ def train(
         options: what changes no number.
     """
     if again:
-        found = _data(data, val_split, out)
-        run = resume(out, found, backend, recipe=recipe, options=options)
+        run = resume(
+            out, data, backend, recipe=recipe, val_split=val_split, options=options
+        )
     else:
-        asked = recipe(None)
-        found = open_data(data, val_split=val_split, seed=asked.seed)
-        state, asked = _start(asked, weights, len(found.classes))
-        run = begin(out, found, asked, backend, weights=state, options=options)
+        with download_bar() as progress:
+            run = begin(
+                out,
+                data,
+                recipe(None),
+                backend,
+                weights=weights,
+                val_split=val_split,
+                options=options,
+                progress=progress,
+            )
     at, plan = run.at, run.plan
-    begun = f"from step {at.step}" if at.step else "from new weights"
-    if weights is not None:
-        begun = f"from {weights}"
+    begun = f"from step {at.step}" if at.step else f"from {weights or 'new weights'}"
     first = run.engine.rank == 0  # speaks for all processes that train together
     if first:
+        say_notes(weights, run.notes)
         tell(
             f"{plan.recipe.network} in {backend} on {run.engine.device}: {plan.images} "
-            f"images of {plan.classes} classes, {len(found.validation)} to validate "
+            f"images of {plan.classes} classes, {len(run.data.validation)} to validate "
             f"on; {plan.steps} steps of {plan.recipe.batch}, {begun}"
         )
     with _bar(plan.steps, shown=first) as watch:
@@ -128,54 +125,46 @@ def train(
         some = ", ".join(outcome.skipped[:3])
         tell(f"note: {len(outcome.skipped)} images could not be read, as {some}")
     if first:
-        _say(outcome, out, data, backend)
+        _say(outcome, run, data)
     elif outcome.signal and not outcome.done:
         raise SystemExit(128 + outcome.signal)
 
 
-def _start(
-    recipe: TrainingRecipe, weights: str | None, classes: int
-) -> tuple[dict[str, Any] | None, TrainingRecipe]:
-    """Returns the weights to start from, and the recipe with their digest."""
-    if weights is None:
-        return None, recipe
-    from resnet_cli.progress import download_bar
-    from resnet_training import transferred
-
-    with download_bar() as progress:
-        state, digest, notes = transferred(recipe, classes, weights, progress=progress)
-    say_notes(weights, notes)
-    return state, replace(recipe, weights=digest)
-
-
-def _data(data: Path, val_split: float | None, out: Path) -> Data:
-    """Opens the images as they were when the run was begun."""
-    path = out if out.is_file() else out / "recipe.json"
-    seed = 0
-    if path.name == "recipe.json" and path.exists():
-        seed = TrainingRecipe.from_json(path.read_text("utf-8")).seed
-    return open_data(data, val_split=val_split, seed=seed)
-
-
-def _say(outcome: Outcome, out: Path, data: Path, backend: str) -> None:
+def _say(outcome: Outcome, run: Run, data: Path) -> None:
     if outcome.images_per_second > 0:
         rate = f"{outcome.images_per_second:.0f} images/s"
         tell(f"first step after {outcome.first:.1f} s, then {rate}")
     waiting = outcome.waited / max(outcome.seconds, 1e-9)
     if waiting > 0.1 and outcome.seconds > 10:
         tell(f"note: {waiting:.0%} of the time went into waiting for images: --workers")
-    on = plain(f"resnet-twins train {data} --resume {out} --backend {backend}")
     if outcome.best >= 0:
         print(
             f"best validation accuracy {outcome.best:.2%}, after step "
-            f"{outcome.best_step}: {plain(str(out / BEST))}"
+            f"{outcome.best_step}: {plain(str(run.folder / BEST))}"
         )
     if outcome.done:
         print(f"done: {outcome.step} steps")
         return
-    tell(f"saved after step {outcome.step}; to go on: {on}")
+    every = ", in each process," if run.engine.ranks > 1 else ""
+    tell(f"saved after step {outcome.step}; to go on{every}: {_again(run, data)}")
     if outcome.signal:
         raise SystemExit(128 + outcome.signal)
+
+
+def _again(run: Run, data: Path) -> str:
+    """Returns the command that goes on as it was begun."""
+    words = ["resnet-twins", "train", str(data), "--resume", str(run.folder)]
+    words += ["--backend", run.backend]
+    usual = vars(Options())
+    given = {name: v for name, v in vars(run.options).items() if v != usual[name]}
+    engine = given.pop("engine", {})
+    for name, value in {**given, **engine}.items():
+        option = f"--{name.replace('_', '-')}".replace("--compiled", "--compile")
+        if value is True:
+            words.append(option)
+        elif value not in (None, False):
+            words += [option, str(value)]
+    return plain(shlex.join(words))
 
 
 @contextmanager
@@ -216,9 +205,7 @@ def evaluate_(
     as_json: bool,
 ) -> None:
     """Prints the accuracy of weights over images, by each framework's twin."""
-    from resnet_cli.progress import download_bar, status
-
-    rows, source = [], open_images(data)
+    rows, source, speaks = [], open_images(data), True
     for framework in frameworks:
         with download_bar() as progress, status(f"evaluating in {framework}"):
             found = evaluate(
@@ -231,13 +218,18 @@ def evaluate_(
                 skip_broken=skip_broken,
                 progress=progress,
             )
-        say_notes(weights, found.notes)
+        speaks = found.rank == 0  # for all processes that evaluate together
+        if speaks:
+            say_notes(weights, found.notes)
         rows.append({"backend": framework, **found.facts})
+    if not speaks:
+        return
     if as_json:
         print(json.dumps(rows, indent=2))
         return
     for row in rows:
+        skipped = f", {row['skipped']} skipped" if row["skipped"] else ""
         print(
             f"{row['backend']}: accuracy {row['accuracy']:.2%} "
-            f"({row['right']} of {row['images']}), loss {row['loss']:.4f}"
+            f"({row['right']} of {row['images']}{skipped}), loss {row['loss']:.4f}"
         )

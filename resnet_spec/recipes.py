@@ -138,20 +138,32 @@ def get_recipe(name: str, **fields: Any) -> TrainingRecipe:
     if name not in RECIPES:
         likely = did_you_mean(name, RECIPES, {})
         raise ValueError(f"no recipe {name!r};{likely} there are {', '.join(RECIPES)}")
-    known = {one.name for one in dataclasses.fields(TrainingRecipe)}
-    for field_name in fields:
-        if field_name not in known:
-            likely = did_you_mean(field_name, known, {"lr": "learning_rate"})
-            raise ValueError(f"a recipe has no field {field_name!r};{likely}")
-    if fields.get("steps") is not None and "epochs" not in fields:
-        fields["epochs"] = None
-    elif fields.get("epochs") is not None and "steps" not in fields:
-        fields["steps"] = None
-    recipe = RECIPES[name]
+    return with_fields(RECIPES[name], **fields)
+
+
+def with_fields(recipe: TrainingRecipe, **fields: Any) -> TrainingRecipe:
+    """Returns a recipe with other values in some fields.
+
+    What goes with the old value of another field alone goes with it: steps with epochs,
+    an optimiser's settings, milestones.
+
+    Raises:
+        ValueError: there is no such field, or it cannot have the value.
+    """
+    defaults = {one.name: one.default for one in dataclasses.fields(TrainingRecipe)}
+    for name in fields:
+        if name not in defaults:
+            likely = did_you_mean(name, defaults, {"lr": "learning_rate"})
+            raise ValueError(f"a recipe has no field {name!r};{likely}")
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if fields.get(one) is not None:
+            fields.setdefault(other, None)
+    left = []
     rule = fields.get("optimizer", recipe.optimizer)
-    if rule != recipe.optimizer:  # what the other one does not have is not meant
-        defaults = {one.name: one.default for one in dataclasses.fields(TrainingRecipe)}
-        for setting in OF_RULE[recipe.optimizer]:
-            if setting not in OF_RULE.get(rule, ()):
-                fields.setdefault(setting, defaults[setting])
+    if rule != recipe.optimizer:
+        left += set(OF_RULE[recipe.optimizer]).difference(OF_RULE.get(rule, ()))
+    if fields.get("decay", "milestones") != "milestones":
+        left.append("milestones")
+    for name in left:
+        fields.setdefault(name, defaults[name])
     return dataclasses.replace(recipe, **fields)

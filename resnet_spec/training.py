@@ -9,11 +9,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from resnet_spec.config import ResNetConfig
 from resnet_spec.optim import OptimizerConfig, Rule, Schedule
-from resnet_spec.preprocessing import Preprocessing
+from resnet_spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from resnet_spec.settings import Settings, is_count, is_number
 from resnet_spec.variants import resolve
 
@@ -25,12 +25,12 @@ Interpolation = Literal["bilinear", "bicubic"]
 Loss = Literal["cross-entropy", "bce"]
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "augment": ("none", "trivial", "randaugment"),
-    "crop": ("random-resized", "padded", "shifted", "none"),
-    "decay": ("constant", "milestones", "linear", "cosine"),
-    "dtype": ("float32", "float64", "bfloat16"),
-    "interpolation": ("bilinear", "bicubic"),
-    "loss": ("cross-entropy", "bce"),
+    "augment": get_args(Augment),
+    "crop": get_args(Crop),
+    "decay": get_args(Decay),
+    "dtype": get_args(Dtype),
+    "interpolation": get_args(Interpolation),
+    "loss": get_args(Loss),
 }
 """What the fields of a recipe that are words may be."""
 
@@ -151,8 +151,8 @@ class TrainingRecipe(Settings):
     cutmix: float = 0.0
     repeats: int = 1
     interpolation: Interpolation = "bilinear"
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     evaluation_resize: int | None = 256
     evaluation_crop: int | None = None
     optimizer: Rule = "sgd"
@@ -193,6 +193,10 @@ class TrainingRecipe(Settings):
             self._check(name, known, f"one of {', '.join(map(repr, choices))}")
         self._set("settings", _pairs(self.settings))
         self._check("settings", self.settings is not None, "settings by name")
+        for name in ("num_classes", "drop_path_rate"):
+            if name in dict(self.settings):
+                other = "the data decide" if name == "num_classes" else "is drop_path"
+                raise ValueError(f"settings has {name}, which {other}; leave it out")
         text = self.weights is None or isinstance(self.weights, str)
         self._check("weights", text, "a text, or None")
         self._check_lengths()
@@ -230,9 +234,7 @@ class TrainingRecipe(Settings):
         fits = fits and all(a < b for a, b in pairwise(self.milestones))
         self._check("milestones", fits, "rising parts of the run, between 0 and 1")
         used = (self.decay == "milestones") == (self.milestones != ())
-        self._check(
-            "milestones", used, "given with decay 'milestones', and not without"
-        )
+        self._check("milestones", used, "given with decay 'milestones', else left out")
         self._check_network()
         self.optimizer_config(2**20)  # refuses what no optimiser has
 
@@ -378,7 +380,7 @@ class TrainingRecipe(Settings):
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def differences(self, other: TrainingRecipe) -> list[str]:
-        """Says in which fields another recipe differs, as ``lr is 0.1, was 0.2``."""
+        """Says in which fields another recipe differs, as ``batch is 8, was 16``."""
         mine, theirs = json.loads(self.to_json()), json.loads(other.to_json())
         return [
             f"{name} is {mine[name]!r}, was {theirs[name]!r}"

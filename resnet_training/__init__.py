@@ -13,7 +13,6 @@ from resnet_training.loader import Batch, Loader
 from resnet_training.loop import Options, Outcome, Run, Seen, begin, resume
 from resnet_training.plan import Plan
 from resnet_training.sources import Data, Source
-from resnet_training.start import transferred
 
 __all__ = [
     "BEST",
@@ -39,5 +38,4 @@ __all__ = [
     "open_data",
     "open_images",
     "resume",
-    "transferred",
 ]

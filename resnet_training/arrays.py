@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -132,6 +132,25 @@ def open_npz(path: str, *, val_split: float | None = None, seed: int = 0) -> Dat
     Raises:
         InputError: it is no such file, or as :func:`of_arrays`.
     """  # noqa: D205  the names are one list
+    arrays, classes = _read_npz(path)
+    return of_arrays(
+        **arrays, classes=classes, val_split=val_split, seed=seed, where=path
+    )
+
+
+def validation_of_npz(path: str) -> Source:
+    """Reads the images of a .npz to validate on; all, if none are set apart for it.
+
+    Raises:
+        InputError: it is no such file, or an array does not fit.
+    """
+    arrays, classes = _read_npz(path)
+    if len(arrays) > 2:
+        return of_arrays(**arrays, classes=classes, where=path).validation
+    return Arrays(arrays["images"], arrays["labels"], classes, path)
+
+
+def _read_npz(path: str) -> tuple[dict[str, Any], list[str] | None]:
     known = ("images", "labels", "val_images", "val_labels", "classes")
     with open_regular(path, _MOST_BYTES) as file:
         try:
@@ -150,10 +169,4 @@ def open_npz(path: str, *, val_split: float | None = None, seed: int = 0) -> Dat
                 advice="Save it with numpy.savez(path, images=…, labels=…)",
             )
     classes = arrays.pop("classes", None)
-    return of_arrays(
-        **arrays,
-        classes=None if classes is None else [str(c) for c in np.ravel(classes)],
-        val_split=val_split,
-        seed=seed,
-        where=os.fspath(path),
-    )
+    return arrays, None if classes is None else [str(c) for c in np.ravel(classes)]

@@ -24,6 +24,7 @@ from resnet_spec import ResNetConfig, TrainingRecipe
 from resnet_training.engine import State
 
 LAST, BEST = "last.safetensors", "best.safetensors"
+_KEPT = "last-*.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +33,10 @@ class Progress:
 
     Args:
         step: steps that are done.
-        steps: length of the run.
         recipe: what is done.
         data: fingerprint of the images.
         images: in an epoch.
+        val_split: part of each class that is validated on, if nothing else said which.
         classes: their names, in order.
         best: accuracy of the best evaluation, -1 before the first.
         best_step: after how many steps that was.
@@ -45,10 +46,10 @@ class Progress:
     """
 
     step: int
-    steps: int
     recipe: TrainingRecipe
     data: str
     images: int
+    val_split: float | None
     classes: tuple[str, ...]
     best: float = -1.0
     best_step: int = 0
@@ -75,9 +76,10 @@ class Progress:
     def to_dict(self) -> dict[str, Any]:
         """Returns it for JSON."""
         return {
-            one.name: asdict(self.recipe) if one.name == "recipe" else value
+            one.name: asdict(self.recipe)
+            if one.name == "recipe"
+            else getattr(self, one.name)
             for one in fields(self)
-            if (value := getattr(self, one.name)) is not None
         }
 
 
@@ -136,20 +138,27 @@ def progress_in(path: str | os.PathLike[str]) -> Progress | None:
 
 
 def keep(folder: Path, step: int, count: int) -> None:
-    """Keeps the last ``count`` checkpoints: the newest as ``last``, and by their step.
+    """Keeps the last ``count`` checkpoints by their step, beside ``last``.
 
     Args:
         folder: of the run.
         step: of the checkpoint that has just been written.
-        count: how many; with 1 there is none but ``last``.
+        count: how many; with 1 none is added, and none taken away.
     """
-    if count > 1:
-        own = folder / f"last-{step:08d}.safetensors"
-        own.unlink(missing_ok=True)
-        try:
-            os.link(folder / LAST, own)
-        except OSError:  # not every file system has links
-            own.write_bytes((folder / LAST).read_bytes())
-    kept = sorted(folder.glob("last-*.safetensors"))
-    for old in kept[: max(0, len(kept) - (count if count > 1 else 0))]:
+    if count == 1:
+        return
+    own = folder / f"last-{step:08d}.safetensors"
+    own.unlink(missing_ok=True)
+    try:
+        os.link(folder / LAST, own)
+    except OSError:  # not every file system has links
+        own.write_bytes((folder / LAST).read_bytes())
+    for old in sorted(folder.glob(_KEPT))[:-count]:
         old.unlink(missing_ok=True)
+
+
+def forget_later(folder: Path, step: int) -> None:
+    """Removes the checkpoints that were kept of steps which are done anew."""
+    for path in folder.glob(_KEPT):
+        if path.stem > f"last-{step:08d}":
+            path.unlink(missing_ok=True)

@@ -11,6 +11,11 @@ from resnet_training.folders import ImageFolder, class_folders
 from resnet_training.sources import Data, both, split
 
 
+def is_npz(path: str) -> bool:
+    """Says whether it is the name of a .npz, and of no folder."""
+    return path.lower().endswith(".npz") and not os.path.isdir(path)
+
+
 def open_data(
     path: str | os.PathLike[str], *, val_split: float | None = None, seed: int = 0
 ) -> Data:
@@ -29,7 +34,7 @@ def open_data(
             validate on.
     """
     path = os.fspath(path)
-    if path.lower().endswith(".npz") and not os.path.isdir(path):
+    if is_npz(path):
         return open_npz(path, val_split=val_split, seed=seed)
     folders = class_folders(path)
     if (cifar := find_cifar(path)) is not None:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from resnet_training.initial import State
 from resnet_training.loader import Batch
 from resnet_training.plan import Plan
 
 Backend = Literal["torch", "flax"]
-State = dict[str, np.ndarray]
 
 OPTIMIZER, AVERAGE = "optimizer/", "average/"
 """What the names begin with, in a checkpoint, of all that is not the network."""
@@ -29,16 +29,9 @@ class Counts:
         images: that there were.
     """
 
-    loss: float = 0.0
-    right: int = 0
-    images: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.loss + other.loss,
-            self.right + other.right,
-            self.images + other.images,
-        )
+    loss: float
+    right: int
+    images: int
 
 
 class Engine(ABC):
@@ -73,12 +66,26 @@ class Engine(ABC):
         """Returns the sum of what :meth:`evaluate` has returned, over all devices."""
 
     @abstractmethod
+    def network(self) -> State:
+        """Copies the network's state, by torch's names and layouts."""
+
+    @abstractmethod
+    def remembered(self) -> State:
+        """Copies what the optimiser remembers, named ``slot/parameter``."""
+
+    @abstractmethod
+    def averaged(self) -> State:
+        """Copies the average of the network's state; nothing if there is none."""
+
     def arrays(self) -> State:
-        """Copies all that the next step depends on, by torch's names and layouts.
+        """Copies all that the next step depends on.
 
         The network's state has its plain names, of the optimiser's arrays the names
         begin with ``optimizer/``, of the average's with ``average/``.
         """
+        found = self.network()
+        found |= {OPTIMIZER + name: a for name, a in self.remembered().items()}
+        return found | {AVERAGE + name: a for name, a in self.averaged().items()}
 
     @abstractmethod
     def restore(self, arrays: Mapping[str, np.ndarray], step: int) -> None:
@@ -86,7 +93,7 @@ class Engine(ABC):
 
     def deployed(self) -> State:
         """Copies the state that is evaluated."""
-        return deployed(self.arrays())
+        return self.averaged() or self.network()
 
     @abstractmethod
     def any(self, asked: bool) -> bool:
@@ -100,12 +107,9 @@ class Engine(ABC):
         """Lets go of other processes; it computes no more if there are some."""
 
 
-def deployed(arrays: Mapping[str, np.ndarray]) -> State:
-    """Returns the state that is evaluated, of all arrays."""
-    averaged = {
-        n.removeprefix(AVERAGE): a for n, a in arrays.items() if n[:8] == AVERAGE
-    }
-    return averaged or {n: a for n, a in arrays.items() if "/" not in n}
+def plain(arrays: Mapping[str, np.ndarray]) -> State:
+    """Returns the network's state, of all arrays."""
+    return {name: array for name, array in arrays.items() if "/" not in name}
 
 
 def part(arrays: Mapping[str, np.ndarray], prefix: str) -> State:

@@ -13,10 +13,18 @@ from flax import nnx
 
 from parity.weights.changes import cast
 from parity.weights.names import to_flax, to_torch, torch_name
-from parity.weights.state import load_state_dict, state_dict
+from parity.weights.state import entries, load_state_dict, state_dict
 from parity.weights.twins import abstract_flax
 from resnet_flax.optim import create_optimizer, train_step
-from resnet_training.engine import AVERAGE, OPTIMIZER, Counts, Engine, State, part
+from resnet_training.engine import (
+    AVERAGE,
+    OPTIMIZER,
+    Counts,
+    Engine,
+    State,
+    part,
+    plain,
+)
 from resnet_training.loader import Batch
 from resnet_training.plan import Plan
 from resnet_training.ranks_flax import Ranks
@@ -103,32 +111,37 @@ class FlaxEngine(Engine):
         )
         return Counts(loss, int(right), int(images))
 
-    def arrays(self) -> State:
+    def network(self) -> State:
+        return state_dict(nnx.merge(self._graph, self._state)[0])
+
+    def remembered(self) -> State:
         model, optimizer = nnx.merge(self._graph, self._state)
-        found = state_dict(model)
+        slots = slots_of(self.plan.optimizer)
         fields = {
             field: {
                 name: to_torch(leaf, jax.device_get(variable.get_value()))
                 for name, leaf, variable in _variables(values)
             }
             for field, values in _fields(optimizer.opt_state)
-            if field in slots_of(self.plan.optimizer).values()
+            if field in slots.values()
         }
-        for slot, field in slots_of(self.plan.optimizer).items():
-            remembered = fields[field]
-            for name in [name for name in found if name in remembered]:
-                found[f"{OPTIMIZER}{slot}/{name}"] = remembered[name]
-        if self._average is not None:
-            averaged = state_dict(nnx.merge(self._evaluated, self._average))
-            found |= {f"{AVERAGE}{name}": array for name, array in averaged.items()}
-        return found
+        return {
+            f"{slot}/{name}": fields[field][name]
+            for slot, field in slots.items()
+            for name in entries(model)
+            if name in fields[field]
+        }
+
+    def averaged(self) -> State:
+        if self._average is None:
+            return {}
+        return state_dict(nnx.merge(self._evaluated, self._average))
 
     def restore(self, arrays: Mapping[str, np.ndarray], step: int) -> None:
-        plain = {name: array for name, array in arrays.items() if "/" not in name}
         slots = {field: slot for slot, field in slots_of(self.plan.optimizer).items()}
         with self._x64():
             model, optimizer = nnx.merge(self._graph, self._state)
-            load_state_dict(model, plain)
+            load_state_dict(model, plain(arrays))
             recipe = self.plan.recipe
             model.seed_drops(recipe.seed, step * recipe.accumulate)
             for field, values in _fields(optimizer.opt_state):

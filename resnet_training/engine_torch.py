@@ -16,7 +16,15 @@ from parity.weights.state import load_state_dict, state_dict
 from parity.weights.torch_state import to_numpy, to_torch
 from parity.weights.twins import abstract_torch
 from resnet_torch.optim import create_optimizer, train_step
-from resnet_training.engine import AVERAGE, OPTIMIZER, Counts, Engine, State, part
+from resnet_training.engine import (
+    AVERAGE,
+    OPTIMIZER,
+    Counts,
+    Engine,
+    State,
+    part,
+    plain,
+)
 from resnet_training.loader import Batch
 from resnet_training.plan import Plan
 from resnet_training.ranks_torch import Ranks
@@ -116,22 +124,24 @@ class TorchEngine(Engine):
         loss, right, images = total.tolist()
         return Counts(loss, int(right), int(images))
 
-    def arrays(self) -> State:
-        found = state_dict(self._model)
+    def network(self) -> State:
+        return state_dict(self._model)
+
+    def remembered(self) -> State:
+        found = {}
         for slot in slots_of(self.plan.optimizer):
             for name, parameter in self._model.named_parameters():
                 # Before its first step an optimiser remembers nothing.
                 none = torch.zeros_like(parameter)
                 value = self._optimizer.state[parameter].get(slot, none)
-                found[f"{OPTIMIZER}{slot}/{name}"] = to_numpy(value).copy()
-        if self._average is not None:
-            averaged = state_dict(self._average)
-            found |= {f"{AVERAGE}{name}": array for name, array in averaged.items()}
+                found[f"{slot}/{name}"] = to_numpy(value).copy()
         return found
 
+    def averaged(self) -> State:
+        return {} if self._average is None else state_dict(self._average)
+
     def restore(self, arrays: Mapping[str, np.ndarray], step: int) -> None:
-        plain = {name: array for name, array in arrays.items() if "/" not in name}
-        load_state_dict(self._model, plain)
+        load_state_dict(self._model, plain(arrays))
         config = self.plan.optimizer
         for slot in slots_of(config):
             values = part(arrays, f"{OPTIMIZER}{slot}/")

@@ -9,20 +9,23 @@ from typing import Any
 
 from parity.errors import InputError
 from parity.files.download import Progress
+from parity.files.preprocessing import preprocessing_for
 from parity.files.sources import weights_for
 from resnet_spec import (
+    RECIPES,
+    Preprocessing,
     ResNetConfig,
     TrainingRecipe,
     class_names,
-    get_weights,
     is_published,
     list_models,
     resolve,
 )
 from resnet_spec.variants import closest_name
 from resnet_training import checkpoint
+from resnet_training.arrays import validation_of_npz
 from resnet_training.cifar import find_cifar
-from resnet_training.data import open_data
+from resnet_training.data import is_npz, open_data
 from resnet_training.engine import Backend
 from resnet_training.engines import create_engine
 from resnet_training.folders import ImageFolder, class_folders
@@ -38,18 +41,20 @@ class Evaluation:
     Args:
         facts: accuracy, mean loss, and the numbers that they come from.
         notes: what was accepted or changed on the way.
+        rank: of the process, among those that have evaluated together.
     """
 
     facts: Mapping[str, Any]
     notes: tuple[str, ...]
+    rank: int
 
 
 def open_images(path: str | os.PathLike[str]) -> Source:
     """Opens images to evaluate on.
 
     Args:
-        path: as :func:`resnet_training.open_data` takes it; of a folder of classes, all
-            images.
+        path: as :func:`resnet_training.open_data` takes it; all images of a folder of
+            classes, or of a ``.npz``, that has none to validate on.
 
     Raises:
         InputError: there is nothing of the kind, or a class has no image.
@@ -58,6 +63,8 @@ def open_images(path: str | os.PathLike[str]) -> Source:
     if os.path.isdir(path) and find_cifar(path) is None:
         folders = class_folders(path)
         return ImageFolder(os.path.join(path, "val") if "val" in folders else path)
+    if is_npz(path):
+        return validation_of_npz(path)
     return open_data(path).validation
 
 
@@ -93,12 +100,15 @@ def evaluate(
     """
     weights = os.fspath(weights)
     told = None if is_published(weights) else checkpoint.progress_in(weights)
+    notes = []
     if told is not None:
-        recipe, classes = told.recipe, told.classes
-        model = model or recipe.config(len(classes))
+        classes = told.classes
+        model = model or told.recipe.config(len(classes))
+        recipe = _as_evaluated(told.recipe)
     else:
+        classes = class_names()
         model = model or resolve("resnet50")
-        recipe, classes = _usual(model, weights), class_names()
+        recipe, notes = _usual(model, weights)
     chosen = weights_for(model, weights, fit=told is None, progress=progress)
     count = chosen.config.num_classes
     names = classes if len(classes) == count else ()
@@ -112,13 +122,7 @@ def evaluate(
             f"tells {count} classes apart; the images have {len(source.classes)}",
             path=weights,
         )
-    recipe = replace(
-        *(recipe,),
-        ema_decay=0.0,
-        batch=batch or recipe.batch,
-        accumulate=1,
-        norm="global",
-    )
+    recipe = replace(recipe, batch=batch or recipe.batch)
     plan = Plan(recipe, len(source), count, chosen.config)
     if backend == "flax":
         options = {"devices": 1, **options}
@@ -143,17 +147,39 @@ def evaluate(
         "images": counts.images,
         "skipped": len(skipped),
     }
-    return Evaluation(facts, chosen.notes)
+    return Evaluation(facts, (*chosen.notes, *notes), engine.rank)
 
 
-def _usual(model: ResNetConfig, weights: str) -> TrainingRecipe:
-    """Returns a recipe with the preprocessing of published weights."""
+def _as_evaluated(recipe: TrainingRecipe) -> TrainingRecipe:
+    """Returns a recipe without all that is for training."""
+    kept = ("network", "settings", "batch", "dtype", "size", "interpolation", "mean")
+    kept += ("std", "evaluation_resize", "evaluation_crop")
+    fields: dict[str, Any] = {name: getattr(recipe, name) for name in kept}
+    return TrainingRecipe(epochs=None, steps=1, **fields)
+
+
+def _usual(model: ResNetConfig, weights: str) -> tuple[TrainingRecipe, list[str]]:
+    """Returns a recipe with the preprocessing of weights, and what it assumes."""
     name = closest_name(model) or list_models()[0]
-    crops: dict[str, Any] = {}
-    if is_published(weights):
-        published = get_weights(model, weights)
-        crops = {"size": published.crop, "evaluation_resize": published.resize}
+    how, notes = preprocessing_for(model, weights), []
+    if how is None:
+        small = model.stem == "3x3"
+        how = RECIPES["cifar-paper"].preprocessing if small else Preprocessing()
+        usual = "CIFAR's" if small else "that of torchvision's first ones"
+        notes = [f"nothing tells their preprocessing; it is taken to be {usual}"]
     channels = model.in_channels
+    mean, std = how.mean, how.std
     if channels != 3:
-        crops |= {"mean": (0.0,) * channels, "std": (1.0,) * channels}
-    return TrainingRecipe(network=name, settings=(("in_channels", channels),), **crops)
+        mean, std = (0.0,) * channels, (1.0,) * channels
+    recipe = TrainingRecipe(
+        network=name,
+        settings=(("in_channels", channels),),
+        epochs=None,
+        steps=1,
+        size=how.crop,
+        evaluation_resize=how.resize,
+        interpolation=how.interpolation,
+        mean=mean,
+        std=std,
+    )
+    return recipe, notes

@@ -54,6 +54,20 @@ class Batch:
     share: float = 1.0
 
 
+def require_batch(source: Source, recipe: TrainingRecipe) -> None:
+    """Checks that there are as many images as a batch has.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if len(source) < recipe.batch:
+        raise InputError(
+            f"there are {len(source)} images to train on, and a batch has "
+            f"{recipe.batch}",
+            advice="Take a smaller batch (--batch), or more images",
+        )
+
+
 class Loader:
     """Makes batches of a source, ahead of who asks for them.
 
@@ -78,7 +92,6 @@ class Loader:
             rank alone.
 
     Raises:
-        InputError: there are fewer images than a batch has.
         ValueError: an argument is out of range, or the batch does not divide among the
             ranks.
     """
@@ -101,12 +114,6 @@ class Loader:
                 raise ValueError(
                     f"{name} is {value!r}; it must be an integer from {least} to 4096"
                 )
-        if len(source) < recipe.batch:
-            raise InputError(
-                f"there are {len(source)} images to train on, and a batch has "
-                f"{recipe.batch}",
-                advice="Take a smaller batch (--batch), or more images",
-            )
         self.source, self.recipe, self.skip_broken = source, recipe, skip_broken
         self.rank, self.ranks = rank, ranks
         self.skipped: dict[str, str] = {}
@@ -142,11 +149,13 @@ class Loader:
             stop: one past the last.
 
         Raises:
-            InputError: an image cannot be read; the message has its path.
+            InputError: there are fewer images than a batch has, or one cannot be read;
+                the message has its path.
             RuntimeError: a process of the loader has ended.
         """
         if not 0 <= start <= stop:
             raise ValueError(f"start is {start} and stop {stop}; steps count up from 0")
+        require_batch(self.source, self.recipe)
         positions, partners = self._positions()
         begun = (
             (step, places, self._begin(self.source, places.indices, places))

@@ -11,29 +11,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from parity.errors import CheckpointError
 from parity.files.atomic import replacing
+from parity.files.download import Progress as Told
 from resnet_spec import TrainingRecipe
 from resnet_training import checkpoint
 from resnet_training.checkpoint import BEST, LAST, Progress
-from resnet_training.engine import (
-    Backend,
-    Counts,
-    Engine,
-    State,
-)
+from resnet_training.data import open_data
+from resnet_training.engine import Backend, Counts, Engine, State, plain
 from resnet_training.engines import create_engine
-from resnet_training.initial import initial_state
-from resnet_training.loader import Loader
+from resnet_training.loader import Loader, require_batch
 from resnet_training.metrics import Line, Metrics, write_picture
 from resnet_training.pictures import decoder
 from resnet_training.plan import Plan
 from resnet_training.sources import Data
+from resnet_training.start import start_of
 
 RECIPE, CLASSES = "recipe.json", "class_indices.json"
 
@@ -114,16 +111,23 @@ class Options:
     workers: int = 0
     skip_broken: bool = False
     tensorboard: bool = False
-    engine: Mapping[str, Any]
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
 
-USUAL = Options(engine={})
+USUAL = Options()
 
 
 class Run:
     """A training run in a folder.
 
     Made by :func:`begin` or :func:`resume`; :meth:`to` runs it.
+
+    Attributes:
+        folder: of the run.
+        at: where it stands.
+        plan: what is to be done.
+        engine: what does it.
+        notes: what was new or changed in the weights that it starts from.
     """
 
     def __init__(
@@ -134,12 +138,17 @@ class Run:
         at: Progress,
         arrays: State,
         options: Options,
+        *,
+        notes: Sequence[str] = (),
+        saved: bool = False,
     ) -> None:
         self.folder, self.data, self.backend, self.at = folder, data, backend, at
+        self.notes = tuple(notes)
+        self._saved = at.step if saved else -1  # as what is in the folder
         self.plan = Plan(at.recipe, at.images, len(at.classes))
         self.options = options
         self.engine: Engine = create_engine(
-            backend, self.plan, _network(arrays), **options.engine
+            backend, self.plan, plain(arrays), **options.engine
         )
         if at.step:
             self.engine.restore(arrays, at.step)
@@ -188,7 +197,7 @@ class Run:
         watch: Watch,
     ) -> Outcome:
         start, begun, waited, first = time.monotonic(), self.at.step, 0.0, 0.0
-        step, accuracy, saved, rate = begun, -1.0, begun, 0.0
+        step, accuracy, rate = begun, -1.0, 0.0
         period = self.options.save_every or math.ceil(self.plan.steps_of_epoch)
         batches = iter(loader.batches(begun, end))
         while step < end and not self.engine.any(bool(signals)):
@@ -206,13 +215,12 @@ class Run:
                 accuracy = book.evaluated(step, counts)
             if step % period == 0 and step < end:
                 book.save(step)
-                saved = step
             passed = time.monotonic() - start
             rate = (step - begun - 1) * self.plan.recipe.batch / max(passed, 1e-9)
             said = accuracy if accuracy >= 0 else None
             watch(Seen(step, self.plan.steps, book.loss, said, rate, first))
         book.settle()
-        if step > saved or step == 0 or not (self.folder / LAST).exists():
+        if self._saved != step:
             book.save(step)
         book.finish(step)
         return Outcome(
@@ -252,6 +260,7 @@ class _Book:
     def __enter__(self) -> _Book:
         run = self._run
         if self._writes:
+            checkpoint.forget_later(run.folder, run.at.step)
             self._metrics = Metrics(
                 run.folder, run.at.step, tensorboard=run.options.tensorboard
             )
@@ -308,7 +317,7 @@ class _Book:
         """Saves all that the next step depends on."""
         self.settle()  # so that no line is missing that the checkpoint is ahead of
         run = self._run
-        run.at = replace(run.at, step=step)
+        run.at, run._saved = replace(run.at, step=step), step
         arrays = run.engine.arrays()
         if self._writes:
             self._soon(run.folder / LAST, arrays, run.at)
@@ -364,26 +373,32 @@ class _Book:
 
 def begin(
     folder: str | os.PathLike[str],
-    data: Data,
+    data: Data | str | os.PathLike[str],
     recipe: TrainingRecipe,
     backend: Backend = "torch",
     *,
-    weights: State | None = None,
+    weights: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    val_split: float | None = None,
     options: Options = USUAL,
+    progress: Told = lambda done, total: None,
 ) -> Run:
     """Begins a run in a new folder.
 
     Args:
         folder: made if it is not there.
-        data: from :func:`resnet_training.open_data`.
-        recipe: what is done.
+        data: images, or where they are, as :func:`resnet_training.open_data` takes it.
+        recipe: what is done. If it names weights, these must be given.
         backend: ``"torch"`` or ``"flax"``.
-        weights: that the network starts from; its head may be another one.
+        weights: that the network starts from: its whole state, or published ones or a
+            file, of which is taken what fits.
+        val_split: part of each class to validate on, if nothing else says which.
         options: what changes no number.
+        progress: told the bytes of a download.
 
     Raises:
-        ValueError: the data do not fit the recipe.
-        OutputError: the folder holds a run, or cannot be written.
+        InputError: the data cannot be used, or are fewer than a batch.
+        ValueError: they do not fit the recipe, or the folder holds a run.
+        OutputError: the folder cannot be written.
     """
     folder = Path(folder)
     if (folder / LAST).exists():
@@ -391,19 +406,21 @@ def begin(
             f"{folder} holds a run; --resume {folder} goes on with it, another --out "
             "begins a new one"
         )
-    plan = Plan(recipe, len(data.train.labels), len(data.classes))
+    data = _opened(data, val_split, recipe.seed)
+    require_batch(data.train, recipe)
+    plan = Plan(recipe, len(data.train), len(data.classes))
     plan.optimizer  # noqa: B018  refuses a run that is too short for it
-    state = weights or initial_state(plan.config, seed=recipe.seed)
+    state, recipe, notes = start_of(plan, weights, progress=progress)
     at = Progress(
         step=0,
-        steps=plan.steps,
         recipe=recipe,
         data=data.fingerprint,
         images=plan.images,
+        val_split=val_split,
         classes=tuple(data.classes),
         versions=versions(backend),
     )
-    run = Run(folder, data, backend, at, state, options)
+    run = Run(folder, data, backend, at, state, options, notes=notes)
     if run.engine.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         for name, value in (
@@ -417,19 +434,21 @@ def begin(
 
 def resume(
     folder: str | os.PathLike[str],
-    data: Data,
+    data: Data | str | os.PathLike[str],
     backend: Backend = "torch",
     *,
     recipe: Callable[[TrainingRecipe], TrainingRecipe] = lambda recipe: recipe,
+    val_split: float | None = None,
     options: Options = USUAL,
 ) -> Run:
     """Goes on with a run where it was saved last, in either framework.
 
     Args:
-        folder: of the run.
-        data: the same as then.
+        folder: of the run, or one of its checkpoints.
+        data: the same images as then.
         backend: ``"torch"`` or ``"flax"``; another one than before, if you like.
         recipe: what is asked for now, given what was done; it must be the same.
+        val_split: as it was begun with by default.
         options: what changes no number.
 
     Raises:
@@ -446,6 +465,8 @@ def resume(
             f"{path}: the run has another recipe: {'; '.join(other)}. Go on without "
             "these settings, or begin a new run with --out"
         )
+    part = at.val_split if val_split is None else val_split
+    data = _opened(data, part, at.recipe.seed)
     if tuple(data.classes) != at.classes:
         theirs, ours = (", ".join(names) for names in (at.classes, data.classes))
         raise ValueError(
@@ -454,12 +475,21 @@ def resume(
     if data.fingerprint != at.data:
         raise ValueError(
             f"{path}: the run was begun on other images: {at.images} with the "
-            f"fingerprint {at.data[:16]}, and these are {len(data.train.labels)} with "
+            f"fingerprint {at.data[:16]}, and these are {len(data.train)} with "
             f"{data.fingerprint[:16]}. Go on with the same, or begin a new run with "
             "--out"
         )
     at = replace(at, versions=versions(backend))
-    return Run(path.parent, data, backend, at, arrays, options)
+    saved = path.name == LAST
+    return Run(path.parent, data, backend, at, arrays, options, saved=saved)
+
+
+def _opened(
+    data: Data | str | os.PathLike[str], val_split: float | None, seed: int
+) -> Data:
+    if isinstance(data, Data):
+        return data
+    return open_data(data, val_split=val_split, seed=seed)
 
 
 def versions(backend: Backend) -> dict[str, str]:
@@ -472,10 +502,6 @@ def versions(backend: Backend) -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "unknown"
     return found | {"decoder": decoder()}
-
-
-def _network(arrays: State) -> State:
-    return {name: array for name, array in arrays.items() if "/" not in name}
 
 
 @contextmanager

@@ -78,11 +78,11 @@ def read(folder: Path) -> list[Line]:
     return found
 
 
-def draw(folder: Path, title: str) -> bytes | None:
+def draw(lines: Sequence[Line], title: str) -> bytes | None:
     """Draws loss and accuracy over the epochs, as PNG.
 
     Args:
-        folder: of the run.
+        lines: of the run.
         title: what is trained.
 
     Returns:
@@ -94,7 +94,6 @@ def draw(folder: Path, title: str) -> bytes | None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    lines = read(folder)
     steps = [line for line in lines if "loss" in line]
     evaluations = [line for line in lines if "validation_accuracy" in line]
     if not steps:
@@ -145,12 +144,13 @@ def write_picture(folder: Path, title: str, facts: Mapping[str, str]) -> None:
         ModuleNotFoundError: there is no matplotlib.
         OutputError: they cannot be written.
     """
-    picture = draw(folder, title)
+    lines = read(folder)
+    picture = draw(lines, title)
     if picture is None:
         return
     with replacing(folder / CURVES, True) as temporary:
         temporary.write_bytes(picture)
-    evaluations = [line for line in read(folder) if "validation_accuracy" in line]
+    evaluations = [line for line in lines if "validation_accuracy" in line]
     rows = [
         (
             f"{line['epoch']:.2f}",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from parity.running.nudge import moved
 from parity.weights.names import COUNTER
 from resnet_spec import TrainingRecipe
 from resnet_training.arrays import of_arrays
-from resnet_training.engine import AVERAGE, OPTIMIZER, Engine, State
+from resnet_training.engine import AVERAGE, OPTIMIZER, Backend, Engine, State
 from resnet_training.engines import create_engine
 from resnet_training.initial import initial_state
 from resnet_training.loader import Batch, Loader
@@ -58,8 +57,6 @@ def compare_runs(
     data: Data | None = None,
     *,
     steps: int = 20,
-    classes: int | None = None,
-    hand_over: int | None = None,
     flax_loader: Callable[[Source, TrainingRecipe], Loader] = Loader,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Report:
@@ -79,8 +76,6 @@ def compare_runs(
         recipe: what is done; its dtype is not asked.
         data: images; some are drawn by default.
         steps: how many of the recipe's.
-        classes: of the network, if not the data's.
-        hand_over: after how many steps; half of them by default.
         flax_loader: that the engine of Flax reads from.
         progress: told in words what is about to be computed.
 
@@ -89,48 +84,37 @@ def compare_runs(
     """
     recipe = replace(recipe, dtype="float64", norm="global")
     data = data or drawn(recipe)
-    plan = Plan(recipe, len(data.train), classes or len(data.classes))
+    plan = Plan(recipe, len(data.train), len(data.classes))
     steps = min(steps, plan.steps)
-    half = steps // 2 if hand_over is None else hand_over
     start = initial_state(plan.config, seed=recipe.seed)
-
-    def learnt(nudge: int | None = None) -> Iterator[tuple[Batch, float, State]]:
-        engine = create_engine("torch", plan, start)
-        arrays = engine.arrays()
-        if nudge is not None:
-            engine.restore({n: moved(a, nudge) for n, a in arrays.items()}, 0)
-        with Loader(data.train, recipe) as loader:
-            for batch in loader.batches(0, steps):
-                (loss,) = engine.losses([engine.step(batch)])
-                yield batch, loss, engine.arrays()
-
     progress(f"{steps} steps of {recipe.network} in float64, in both engines")
     rows: list[Row] = []
-    flax = create_engine("flax", plan, start, devices=1)
-    with flax_loader(data.train, recipe) as loader:
-        theirs = loader.batches(0, steps)
-        for step, (batch, loss, expected) in enumerate(learnt(), 1):
-            other = next(theirs)
-            (found_loss,) = flax.losses([flax.step(other)])
-            found = flax.arrays()
-            rows = _batches(step, batch, other)
-            same = all(row.ok for row in rows)
+    torch, flax = (_engine(plan, start, backend) for backend in _BACKENDS)
+    with (
+        Loader(data.train, recipe) as ours,
+        flax_loader(data.train, recipe) as theirs,
+    ):
+        both = zip(ours.batches(0, steps), theirs.batches(0, steps), strict=True)
+        for step, (batch, other) in enumerate(both, 1):
+            loss, expected = _step(torch, batch)
+            found_loss, found = _step(flax, other)
+            images = _batches(step, batch, other)
             compared = partial(_rows, step, expected, found, loss, found_loss)
-            rows += compared({})
-            if same and not all(row.ok for row in rows):
+            rows = compared({})
+            if images[0].ok and not all(row.ok for row in rows):
                 progress("torch again, nudged")
-                growth = dict.fromkeys(expected, 0.0)
-                for nudge in range(NUDGES):
-                    *_, (_, _, nudged) = islice(learnt(nudge), step)
-                    for name, array in nudged.items():
-                        by = deviation(array, expected[name]).l2
-                        growth[name] = max(growth[name], by)
-                rows = [*_batches(step, batch, other), *compared(growth)]
+                rows = compared(_growth(plan, data, start, expected, step))
                 rows = [*_told(recipe, rows, expected), *rows]
+            rows = [*images, *rows]
             if not all(row.ok for row in rows):
                 break
-            if step == half < steps:
-                flax = _handed_over(plan, start, expected, step)
+            if step == steps // 2:
+                torch, flax = (
+                    _engine(plan, start, backend, (arrays, step))
+                    for backend, arrays in zip(
+                        _BACKENDS, (found, expected), strict=True
+                    )
+                )
     what = f"float64, {steps} steps of a run with {recipe.optimizer}"
     setting = {
         "recipe": asdict(recipe),
@@ -142,11 +126,44 @@ def compare_runs(
     return Report((GateResult(GATE, what, tuple(rows)),), {}, setting)
 
 
-def _handed_over(plan: Plan, start: State, arrays: State, step: int) -> Engine:
-    """Returns an engine of Flax that goes on where the one of torch is."""
-    engine = create_engine("flax", plan, start, devices=1)
-    engine.restore(arrays, step)
+_BACKENDS: tuple[Backend, Backend] = ("torch", "flax")
+
+
+def _engine(
+    plan: Plan,
+    start: State,
+    backend: Backend,
+    saved: tuple[State, int] | None = None,
+) -> Engine:
+    """Returns a new engine, which goes on from what was saved after some step."""
+    options: dict[str, Any] = {"devices": 1} if backend == "flax" else {}
+    engine = create_engine(backend, plan, start, **options)
+    if saved is not None:
+        engine.restore(*saved)
     return engine
+
+
+def _step(engine: Engine, batch: Batch) -> tuple[float, State]:
+    (loss,) = engine.losses([engine.step(batch)])
+    return loss, engine.arrays()
+
+
+def _growth(
+    plan: Plan, data: Data, start: State, expected: Arrays, steps: int
+) -> dict[str, float]:
+    """Returns how far one roundoff at the start moves each array in torch alone."""
+    growth = dict.fromkeys(expected, 0.0)
+    for nudge in range(NUDGES):
+        nudged = _engine(plan, start, "torch")
+        arrays = nudged.arrays()
+        nudged.restore({n: moved(a, nudge) for n, a in arrays.items()}, 0)
+        with Loader(data.train, plan.recipe) as loader:
+            for batch in loader.batches(0, steps):
+                nudged.step(batch)
+        for name, array in nudged.arrays().items():
+            by = deviation(array, expected[name]).l2
+            growth[name] = max(growth[name], by)
+    return growth
 
 
 def _batches(step: int, one: Batch, other: Batch) -> list[Row]:
@@ -190,12 +207,13 @@ def _rows(
 ) -> list[Row]:
     learnt = {n for n in expected if not n.endswith(("mean", "var", COUNTER))}
     rows = []
-    for name, array in expected.items():
+    for name in dict.fromkeys((*expected, *found)):
         limit = tolerances.steps_limit(moved_by.get(name, 0.0))
-        if name not in found:
-            rows.append(Row(name, False, _kind(name, learnt), note="is in torch only"))
+        if (name in expected) != (name in found):
+            note = f"is in {'torch' if name in expected else 'Flax'} only"
+            rows.append(Row(name, False, _kind(name, learnt), note=note))
             continue
-        off = deviation(found[name], array)
+        off = deviation(found[name], expected[name])
         ok = off.finite and off.l2 <= limit
         rows.append(Row(name, ok, _kind(name, learnt), off.l2, limit))
     off = abs(found_loss - loss) / max(abs(loss), 1e-300)
@@ -221,7 +239,7 @@ def _told(recipe: TrainingRecipe, rows: list[Row], expected: Arrays) -> list[Row
     if "loss" in kinds:
         return said("the loss", "of equal images and weights is another")
     names = {row.name.rpartition("/")[2] for row in failed if row.kind != "average"}
-    one_axis = {name for name in names if expected[name].ndim == 1}
+    one_axis = {n for n in names if n in expected and expected[n].ndim == 1}
     if recipe.weight_decay and names == one_axis and names:
         return said("weight decay", "of norms and biases alone makes a difference")
     if "remembered" in kinds:

@@ -33,7 +33,8 @@ class Ranks:
             are some.
 
     Raises:
-        ValueError: the recipe is for another number of devices.
+        ValueError: the recipe is for another number of devices, or there is no such
+            device.
     """
 
     def __init__(self, recipe: TrainingRecipe, device: str | None = None) -> None:
@@ -44,7 +45,7 @@ class Ranks:
             )
         check_devices(recipe, self.ranks)
         usual = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device or usual)
+        self.device = _device(device or usual)
         if self.device.type == "cuda" and self.device.index is None and self.ranks > 1:
             self.device = torch.device("cuda", local)
         if self.ranks > 1 and not dist.is_initialized():
@@ -101,3 +102,14 @@ class Ranks:
         return (
             f"{self.ranks} x {self.device.type}" if self.ranks > 1 else str(self.device)
         )
+
+
+def _device(name: str) -> torch.device:
+    """Returns a device that is there."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"device is {name!r}, which cannot be used ({why})") from error
+    return device

@@ -66,17 +66,11 @@ def preprocess(
         raise ValueError(
             f"framework is {framework!r}; it must be 'numpy', 'torch' or 'flax'"
         )
-    chosen = None
-    if isinstance(weights, str) and is_published(weights):
-        chosen = get_weights(config, weights).preprocessing
-    elif isinstance(weights, str) and is_timm(weights):
-        chosen = get_timm_weights(weights, config).preprocessing
-    elif weights is not None:
-        chosen = preprocessing_of(weights)
     is_open = isinstance(image, Image.Image)
     require_photographs(
         config, image.info.get("filename", "image") if is_open else image
     )
+    chosen = None if weights is None else preprocessing_for(config, weights)
     pixels = from_image(image, chosen) if is_open else load_image(image, chosen)
     if framework == "torch":
         import torch
@@ -87,6 +81,27 @@ def preprocess(
 
         return jnp.asarray(pixels.transpose(0, 2, 3, 1))
     return pixels
+
+
+def preprocessing_for(
+    config: ResNetConfig, weights: str | os.PathLike[str]
+) -> Preprocessing | None:
+    """Returns the preprocessing of a network's weights; ``None`` if nothing tells it.
+
+    Args:
+        config: the network.
+        weights: as :func:`preprocess` takes them.
+
+    Raises:
+        CheckpointError: what is beside them tells one that is not known here.
+        DownloadError: what describes weights on the Hub cannot be had.
+        ValueError: there are none of this name for the network.
+    """
+    if isinstance(weights, str) and is_published(weights):
+        return get_weights(config, weights).preprocessing
+    if isinstance(weights, str) and is_timm(weights):
+        return get_timm_weights(weights, config).preprocessing
+    return preprocessing_of(weights)
 
 
 def preprocessing_of(weights: str | os.PathLike[str]) -> Preprocessing | None:
@@ -110,7 +125,14 @@ def preprocessing_of(weights: str | os.PathLike[str]) -> Preprocessing | None:
     if path.is_dir():
         return _told(path)
     if (training := own_facts(path).get("training")) is not None:
-        return TrainingRecipe.of(training.get("recipe")).preprocessing
+        try:
+            return TrainingRecipe.of(training.get("recipe")).preprocessing
+        except ValueError as error:
+            raise CheckpointError(
+                f"the recipe in its metadata is not understood ({error})",
+                path=path,
+                advice="Preprocess the image yourself",
+            ) from error
     if describes(path):
         return _told(path.parent)
     published = published_file(path.name)

@@ -323,7 +323,6 @@ def test_if_no_image_can_be_read_it_says_so(tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"recipe": recipe_of(batch=41)}, "there are 40 images .* a batch has 41"),
         ({"ranks": 5}, "batch is 12; .* on 5 .* a multiple of 5"),
         ({"workers": -1}, "workers is -1; it must be an integer from 0"),
         ({"workers": 1.5}, "workers is 1.5"),
@@ -335,6 +334,14 @@ def test_what_cannot_be_loaded_is_refused_at_once(
 ):
     with pytest.raises(ValueError, match=said):
         Loader(arrays.train, **{"recipe": recipe_of(), **given})
+
+
+def test_fewer_images_than_a_batch_cannot_be_trained_on_but_evaluated(arrays: Data):
+    with Loader(arrays.train, recipe_of(batch=41)) as loader:
+        with pytest.raises(InputError, match="there are 40 images .* a batch has 41"):
+            next(loader.batches(0, 1))
+        (batch,) = loader.evaluation(arrays.train)
+    assert (batch.count, len(batch.images)) == (40, 41)
 
 
 def test_steps_and_batches_that_do_not_exist_are_refused(arrays: Data):
