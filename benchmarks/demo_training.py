@@ -16,12 +16,23 @@ import numpy as np
 
 from parity.text import table
 from resnet_spec import TrainingRecipe, get_recipe
-from resnet_training import Outcome, Run, Seen, begin, resume
+from resnet_training import (
+    LAST,
+    Backend,
+    Outcome,
+    Run,
+    Seen,
+    Source,
+    begin,
+    evaluate,
+    resume,
+)
 from resnet_training.arrays import of_arrays
 from resnet_training.metrics import read
 from resnet_training.sources import Data
 
 LEAST = 0.97
+BACKENDS: tuple[Backend, ...] = ("torch", "flax")
 NETWORKS = ("cifar_plain20", "cifar_plain56", "cifar_resnet20", "cifar_resnet56")
 
 
@@ -76,11 +87,13 @@ def main(out: Path) -> int:
     first = begin(folder, data, recipe("cifar_resnet20"), "torch")
     half = first.plan.steps // 2
     _learn(first, "torch", half)
-    outcome = _learn(resume(folder, data, "flax"), "flax")
-    print(f"validation accuracy {outcome.last:.2%}: {folder / 'best.safetensors'}")
-    if outcome.last < LEAST:
-        print(f"that is less than {LEAST:.0%}")
-        return 1
+    _learn(resume(folder, data, "flax"), "flax")
+    for backend in BACKENDS:
+        found = _accuracy(data.validation, folder, backend)
+        print(f"validation accuracy in {backend} {found:.2%}: {folder / LAST}")
+        if found < LEAST:
+            print(f"that is less than {LEAST:.0%}")
+            return 1
 
     _step("depth with shortcuts and without, the same recipe, lr 0.03, in torch")
     rows, curves = [], {}
@@ -88,7 +101,7 @@ def main(out: Path) -> int:
         started = time.process_time()
         run = begin(out / name, data, recipe(name, learning_rate=0.03, seed=1), "torch")
         outcome = _learn(run, name)
-        learnt = _of_training(run, data)
+        learnt = _accuracy(data.train, run.folder, "torch")
         curves[name] = [line["loss"] for line in read(out / name) if "loss" in line]
         took = f"{time.process_time() - started:.0f} s"
         rows.append((name, f"{learnt:.1%}", f"{outcome.last:.1%}", took))
@@ -112,14 +125,8 @@ def _learn(run: Run, what: str, stop: int | None = None) -> Outcome:
     return outcome
 
 
-def _of_training(run: Run, data: Data) -> float:
-    """Returns the accuracy on the images that were learnt."""
-    from resnet_training import Loader
-
-    with Loader(data.train, run.plan.recipe) as loader:
-        batches = loader.evaluation(data.train)
-        counts = run.engine.counted([run.engine.evaluate(batch) for batch in batches])
-    return counts.right / counts.images
+def _accuracy(images: Source, folder: Path, backend: Backend) -> float:
+    return evaluate(images, folder / LAST, backend).facts["accuracy"]
 
 
 def _draw(path: Path, curves: dict[str, Sequence[float]]) -> None:

@@ -405,14 +405,13 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify a photograph into ImageNet's classes, or the network's own."""
-    from parity.files.safetensors_format import own_facts
+    from parity.files.safetensors_format import own_config
     from parity.files.selecting import Selection
     from resnet_cli import predictions
 
     config = _config(model or "resnet50", settings)
-    if model is None and not settings and (told := own_facts(weights).get("config")):
-        config = resnet_spec.ResNetConfig.from_json(told)
-        model = resnet_spec.describe(config)
+    if model is None and not settings and (told := own_config(weights)):
+        config, model = told, resnet_spec.describe(told)
     predictions.predict(
         image,
         model or "resnet50",

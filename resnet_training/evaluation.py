@@ -10,6 +10,7 @@ from typing import Any
 from parity.errors import InputError
 from parity.files.download import Progress
 from parity.files.preprocessing import preprocessing_for
+from parity.files.safetensors_format import own_config
 from parity.files.sources import weights_for
 from resnet_spec import (
     RECIPES,
@@ -87,7 +88,8 @@ def evaluate(
         weights: a run's checkpoint, whose preprocessing and classes are its own; other
             weights by name or path.
         backend: ``"torch"`` or ``"flax"``.
-        model: the network that the weights are for, if they do not say.
+        model: the network that the weights are for; what they say by default, or
+            resnet50.
         batch: images at once; the recipe's by default.
         workers: processes that read images.
         skip_broken: leave out images that cannot be read.
@@ -107,7 +109,7 @@ def evaluate(
         recipe = _as_evaluated(told.recipe)
     else:
         classes = class_names()
-        model = model or resolve("resnet50")
+        model = model or own_config(weights) or resolve("resnet50")
         recipe, notes = _usual(model, weights)
     chosen = weights_for(model, weights, fit=told is None, progress=progress)
     count = chosen.config.num_classes

@@ -21,6 +21,7 @@ import numpy as np
 from parity.errors import CheckpointError, InputError
 from parity.files.content import MAX_BYTES, MAX_INDEX, Content, Hear, own_metadata
 from parity.inputs import open_regular
+from resnet_spec import ResNetConfig
 
 _Place = tuple[np.dtype, tuple[int, ...], int, int]
 """Dtype and shape of an entry of a .safetensors, and where its bytes begin and end."""
@@ -59,6 +60,16 @@ def own_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
             return header_of(file, os.fstat(file.fileno()).st_size)[1] or {}
     except InputError:
         return {}
+
+
+def own_config(path: str | os.PathLike[str]) -> ResNetConfig | None:
+    """Returns the network that a file of this project tells it is for, if it does.
+
+    Raises:
+        ValueError: it tells of none that there can be.
+    """
+    told = own_facts(path).get("config")
+    return None if told is None else ResNetConfig.from_json(told)
 
 
 def read_safetensors(file: BinaryIO, size: int, hear: Hear) -> Content:

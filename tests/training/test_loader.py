@@ -338,7 +338,7 @@ def test_what_cannot_be_loaded_is_refused_at_once(
 
 def test_fewer_images_than_a_batch_cannot_be_trained_on_but_evaluated(arrays: Data):
     with Loader(arrays.train, recipe_of(batch=41)) as loader:
-        with pytest.raises(InputError, match="there are 40 images .* a batch has 41"):
+        with pytest.raises(InputError, match=r"there are 40 images .* a batch has 41"):
             next(loader.batches(0, 1))
         (batch,) = loader.evaluation(arrays.train)
     assert (batch.count, len(batch.images)) == (40, 41)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 import resnet_flax.optim
 from resnet_flax.norm import BatchNorm2d
 from resnet_spec import TrainingRecipe
-from resnet_training import engine_flax
+from resnet_training import engine_flax, engine_torch
+from resnet_training.engine import Engine
 from resnet_training.loader import Loader
 from resnet_training.proof import compare_runs
 from resnet_training.sources import Source
@@ -40,9 +42,9 @@ def test_equal_engines_make_equal_runs(one: TrainingRecipe):
     assert max(row.error for row in gate.rows if row.limit) > 0  # something was judged
 
 
-def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def _forgotten(monkeypatch: pytest.MonkeyPatch, engine: type[Engine]) -> None:
     """Momentum, where the run goes on."""
-    right = engine_flax.FlaxEngine.restore
+    right: Any = engine.restore
 
     def restore(self: Any, arrays: Any, step: int) -> None:
         none = {
@@ -51,15 +53,18 @@ def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         }
         right(self, none, step)
 
-    monkeypatch.setattr(engine_flax.FlaxEngine, "restore", restore)
+    monkeypatch.setattr(engine, "restore", restore)
 
 
-def _count_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def _count_off(monkeypatch: pytest.MonkeyPatch, engine: type[Engine]) -> None:
     """Where the run goes on."""
-    right = engine_flax.FlaxEngine.restore
-    monkeypatch.setattr(
-        *(engine_flax.FlaxEngine, "restore"), lambda s, a, step: right(s, a, step + 1)
-    )
+    right: Any = engine.restore
+    monkeypatch.setattr(engine, "restore", lambda s, a, step: right(s, a, step + 1))
+
+
+def _withheld(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch's optimiser remembers is not in what it exports."""
+    monkeypatch.setattr(engine_torch.TorchEngine, "remembered", lambda self: {})
 
 
 def _late(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,16 +99,30 @@ def _thrice_the_average(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], TrainingRecipe, str]] = {
-    "forgotten momentum": (_forgotten, SGD, "the optimiser"),
-    "count off by one": (_count_off, ADAM, "the step"),
+    "forgotten momentum": (
+        partial(_forgotten, engine=engine_flax.FlaxEngine), SGD, "the optimiser",
+    ),
+    "momentum that torch forgets": (
+        partial(_forgotten, engine=engine_torch.TorchEngine), SGD, "the optimiser",
+    ),
+    "momentum that torch withholds": (_withheld, SGD, "the optimiser"),
+    "count off by one": (
+        partial(_count_off, engine=engine_flax.FlaxEngine), ADAM, "the step",
+    ),
+    "torch's count off by one": (
+        partial(_count_off, engine=engine_torch.TorchEngine), ADAM, "the step",
+    ),
     "rate one step late": (_late, SGD, "the step"),
     "decay on norms": (_decayed, SGD, "weight decay"),
     "statistics of a part of the batch": (_local, SGD, "batch statistics"),
     "average twice": (_thrice_the_average, recipe(ema_decay=0.9), "the average"),
-}
+}  # fmt: skip
 
 
-SLOW = ("forgotten momentum", "rate one step late", "average twice")
+SLOW = (
+    *("forgotten momentum", "momentum that torch withholds", "rate one step late"),
+    *("average twice", "torch's count off by one"),
+)
 
 
 @pytest.mark.parametrize(

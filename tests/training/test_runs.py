@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 import parity
 from parity.errors import CheckpointError, InputError
 from parity.judging.distance import deviation
 from parity.judging.tolerances import AFTER_STEPS
-from resnet_training import BEST, LAST, Options, begin, evaluate, resume
+from parity.weights.digest import differing_bits, digest
+from resnet_training import BEST, LAST, Options, Seen, begin, resume
 from resnet_training.engine import Backend
+from resnet_training.initial import initial_state
 from resnet_training.metrics import METRICS, read
 from resnet_training.sources import Data
 from tests.support.command import Called
@@ -71,10 +76,11 @@ def test_a_run_goes_on_in_the_other_framework(done: Path, tmp_path: Path):
     begin(folder, DATA, RECIPE, "flax").to(4)
     resume(folder, DATA, "torch").to(7)
     resume(folder, DATA, "flax").to()
-    found, expected = (parity.load(f / BEST) for f in (folder, done))
-    assert list(found) == list(expected)
-    for name, array in expected.items():
-        assert deviation(found[name], array).l2 <= AFTER_STEPS, name
+    for name in (BEST, LAST):
+        found, expected = (load_file(f / name) for f in (folder, done))
+        assert list(found) == list(expected)
+        for one, array in expected.items():
+            assert deviation(found[one], array).l2 <= AFTER_STEPS, one
     ours, theirs = (read(f) for f in (folder, done))
     assert [line.keys() for line in ours] == [line.keys() for line in theirs]
     for one, other in zip(ours, theirs, strict=True):
@@ -220,6 +226,75 @@ def refused(error: type[Exception], call: Any) -> str:
     return text
 
 
+def test_a_run_from_a_path_goes_on_by_the_line_that_it_prints(
+    call: Called, folder_of_images: Path, tmp_path: Path
+):
+    data, run = folder_of_images / "train", tmp_path / "a run"
+    beside = ("--workers", 1, "--save-every", 5, "--keep", 2, "--skip-broken")
+    beside += ("--tensorboard", "--backend", "flax", "--devices", 1)
+    named = ("--val-split", 0.25, "--out", run)
+    _, said = call("train", data, *COMMAND, *beside, *named, "--stop-at", 4)
+    words = shlex.split(said.partition("to go on: ")[2])
+    asked = ["resnet-twins", "train", *map(str, (data, "--resume", run, *beside))]
+    assert sorted(words) == sorted(asked)
+    refusal = call.error("train", data, "--resume", run, "--val-split", 0.5)
+    assert "begun on other images" in refusal
+    other = call.error("train", data, "--resume", run, "--lr", 0.5)
+    assert "another recipe: learning_rate is 0.5, was 0.02" in other
+    out, said = call(*words[1:])
+    assert "done: 14 steps" in out
+    assert (
+        "18 images of 2 classes, 6 to validate on; 14 steps of 4, from step 4" in said
+    )
+
+
+def test_a_run_knows_the_weights_that_it_began_with(done: Path, tmp_path: Path):
+    other = recipe(steps=4, seed=1)
+    run = begin(tmp_path / "a", DATA, other, weights=done / BEST)
+    asked = parity.cast(parity.load(done / BEST), "float32")
+    found = run.plan.recipe.weights
+    assert found is not None
+    assert found == digest(asked)
+    began = parity.cast(run.engine.network(), "float32")  # the run is in float64
+    assert not differing_bits(began, asked)
+    assert run.notes == ("taken from float64 to float32",)
+    run.to()
+    assert resume(tmp_path / "a", DATA).at.recipe.weights == found
+    # The recipe names them now: others, or none, are not what it says.
+    again = run.plan.recipe
+    assert begin(tmp_path / "b", DATA, again, weights=asked).plan.recipe == again
+    for given, what in ((None, "none are given"), (done / LAST, "these have")):
+        call = partial(begin, tmp_path / "c", DATA, again, weights=given)
+        assert f"digest {found[:16]}, and {what}" in refused(ValueError, call)
+    assert not (tmp_path / "c").exists()
+
+
+def test_what_fits_of_other_weights_is_taken_and_the_rest_said(
+    done: Path, tmp_path: Path
+):
+    five = drawn(classes=5)
+    run = begin(tmp_path / "run", five, recipe(steps=4), weights=str(done / BEST))
+    assert run.notes[1:] == ("fc.weight, fc.bias are new and random",)
+    found, given = (
+        run.engine.network(),
+        parity.cast(parity.load(done / BEST), "float32"),
+    )
+    new = initial_state(run.plan.config, seed=0)
+    for name, array in found.items():
+        source = new if name.startswith("fc.") else given
+        assert np.array_equal(array, source[name]), name
+
+
+@pytest.mark.parametrize("device", ["nonsense", "xpu:7"])
+def test_a_device_that_is_not_there_is_refused(
+    device: str, call: Called, folder_of_images: Path, tmp_path: Path
+):
+    named = ("--out", tmp_path / "run", "--device", device)
+    said = call.error("train", folder_of_images, *COMMAND, *named)
+    assert f"device is '{device}', which cannot be used (" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_cannot_go_on_is_refused_with_what_differs(done: Path, tmp_path: Path):
     said = refused(ValueError, lambda: begin(done, DATA, RECIPE))
     assert "holds a run; --resume" in said
@@ -237,8 +312,9 @@ def test_what_cannot_go_on_is_refused_with_what_differs(done: Path, tmp_path: Pa
     said = refused(ValueError, lambda: resume(done, DATA).to(3))
     assert "10 steps are done" in said
     few = recipe(batch=64)
-    said = refused(InputError, lambda: begin(tmp_path / "a", DATA, few).to())
+    said = refused(InputError, lambda: begin(tmp_path / "a", DATA, few))
     assert "30 images to train on, and a batch has 64" in said
+    assert not (tmp_path / "a").exists()
     long = recipe(steps=2, warmup_epochs=3)
     said = refused(ValueError, lambda: begin(tmp_path / "b", DATA, long))
     assert "warmup_epochs is 3, 11 steps; it must be shorter than the run of 2" in said
@@ -274,21 +350,17 @@ def test_other_programs_read_a_run_of_ours(done: Path):
     assert any(
         "arrays of its training" in note for note in parity.load(done / LAST).notes
     )
-    kept = parity.load(done / BEST)
-    averaged = resume(done, DATA).engine.deployed()
-    lines = [line for line in read(done) if "right" in line]
-    if max(lines, key=lambda line: line["right"]) is lines[-1]:
-        assert all(np.array_equal(kept[n], averaged[n]) for n in kept)
 
 
-def test_an_evaluation_alone_counts_what_the_run_counted(done: Path):
-    best = max(
-        (line for line in read(done) if "right" in line),
-        key=lambda line: (line["right"], -line["step"]),
-    )
-    for backend in ("torch", "flax"):
-        found = evaluate(DATA.validation, done / BEST, backend).facts
-        assert (found["right"], found["images"]) == (best["right"], best["images"])
+@pytest.mark.parametrize("backend", ["torch", "flax"])
+def test_the_best_weights_are_the_averages_that_were_evaluated(
+    backend: Backend, tmp_path: Path
+):
+    once = recipe(steps=5, ema_decay=0.5, evaluate_every=9)  # at the end alone
+    begin(tmp_path, DATA, once, backend).to()
+    kept, run = parity.load(tmp_path / BEST), resume(tmp_path, DATA, backend)
+    assert not differing_bits(kept, run.engine.averaged())
+    assert "conv1.weight" in differing_bits(kept, run.engine.network())
 
 
 def test_tensorboard_has_every_number(done: Path, tmp_path: Path):
@@ -320,3 +392,14 @@ def test_the_last_checkpoints_are_kept(tmp_path: Path):
         "last-00000010.safetensors",
         "last.safetensors",
     ]
+    # One of them goes on, and those behind it are no longer the run's.
+    again = resume(folder / found[0], DATA, options=Options(keep=3))
+    with pytest.raises(RuntimeError, match="here"):
+        again.to(watch=_stop)
+    assert sorted(p.name for p in folder.glob("last-*")) == found[:1]
+    resume(folder / found[0], DATA).to()  # which keeps none, and takes none away
+    assert sorted(p.name for p in folder.glob("last-*")) == found[:1]
+
+
+def _stop(seen: Seen) -> None:
+    raise RuntimeError("here")
