@@ -23,10 +23,12 @@ from parity.judging.tolerances import (
     G1_FORWARD,
     UNIT_ROUNDOFF,
 )
+from resnet_flax.dropping import Drop as FlaxDrop
 from resnet_flax.dropping import DropPath as FlaxDropPath
+from resnet_flax.layers import BatchNorm2d
 from resnet_spec import ResNetConfig
-from resnet_torch.dropping import DropBlock2d, DropPath
-from tests.support.networks import TINY, flax_like, images, random_torch
+from resnet_torch.dropping import Drop, DropBlock2d, DropPath
+from tests.support.networks import TINY, flax_like, images, random_torch, run_flax
 from tests.twins.test_family import NARROW, shallow, sizes
 
 FLOAT32 = CEILINGS["float32"].ceiling
@@ -156,6 +158,59 @@ def test_freezing_keeps_keys_and_mode_and_can_be_taken_back():
     twin.freeze(2)
     assert not any(module.training for module in model.modules())
     assert twin.layer2[0].bn1.use_running_average
+
+
+def _modes(network: Any) -> dict[str, bool]:
+    """What of a network trains: norms that note statistics, and what drops."""
+    if isinstance(network, torch.nn.Module):
+        found: Any = network.named_modules()
+    else:
+        found = ((".".join(map(str, p)), m) for p, m in nnx.iter_modules(network))
+    modes = {}
+    for name, module in found:
+        if isinstance(module, torch.nn.BatchNorm2d | Drop):
+            modes[name] = module.training
+        elif isinstance(module, BatchNorm2d):
+            modes[name] = not module.use_running_average
+        elif isinstance(module, FlaxDrop):
+            modes[name] = not module.deterministic
+    return modes
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_freezing_in_any_order_leaves_both_twins_in_the_same_mode(norm: Any):
+    config = DROPPING.replace(norm=norm, norm_groups=8 if norm == "group" else 32)
+    model = random_torch(config)
+    twin = flax_like(model)
+    every, modes = len(config.layers), []
+    for training in (True, False, True):
+        for network in (model, twin):
+            network.train() if training else network.eval()
+        for stages in (every, None, 1, every, 2, None, None):
+            for network in (model, twin):
+                network.freeze(stages)
+            modes.append(_modes(model))
+            assert _modes(twin) == modes[-1]
+            frozen = () if stages is None else tuple(f"{n}." for n in twin.frozen_names)
+            for name, on in modes[-1].items():
+                assert on == (training and not f"{name}.".startswith(frozen))
+    assert {any(mode.values()) for mode in modes} == {True, False}
+
+
+def test_what_is_frozen_drops_nothing_where_no_norm_has_statistics():
+    config = DROPPING.replace(norm="group", norm_groups=8, drop_block_rate=0.0)
+    model = random_torch(config).double().train()
+    x = images(config, 70, 97)
+    model.freeze(3)
+    with jax.enable_x64(True):
+        twin = flax_like(model, "float64")
+        twin.train()
+        twin.freeze(3)
+        found, _ = run_flax(twin, x)
+    with torch.no_grad():
+        trained = model(torch.from_numpy(x)).numpy()
+        assert np.array_equal(trained, model.eval()(torch.from_numpy(x)).numpy())
+    assert deviation(found, trained).l2 <= FLOAT64_BUFFERS
 
 
 @pytest.mark.parametrize("stages", [-1, 3, True, 1.0, "layer1"])
