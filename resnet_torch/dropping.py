@@ -45,7 +45,9 @@ class Drop(nn.Module):
         n, c, h, w = x.shape
         mask = self.kept(self.count, (n, c, h, w))
         self.count += 1
-        return torch.from_numpy(mask).to(x.device, x.dtype)
+        # What a mask is scaled by is rounded once, and no sum of a half type overflows.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return torch.from_numpy(mask).to(x.device, dtype)
 
     def _uniform(self, count: int, shape: tuple[int, ...]) -> np.ndarray:
         return uniform(self.seed, 2 * self.number + self.kind, count, shape)
@@ -58,7 +60,7 @@ class DropPath(Drop):
         """Drops, and scales what is kept so that the mean stays."""
         if not self.training or not self.drop_prob:
             return x
-        return x * (self._mask(x) / (1 - self.drop_prob))
+        return x * (self._mask(x) / (1 - self.drop_prob)).to(x.dtype)
 
     def kept(self, count: int, shape: tuple[int, int, int, int]) -> np.ndarray:
         """Draws which images are kept."""
@@ -90,7 +92,7 @@ class DropBlock2d(Drop):
         if not self.training or not self.drop_prob:
             return x
         mask = self._mask(x)
-        return x * (mask * (mask.numel() / (mask.sum() + 1e-7)))
+        return x * (mask * (mask.numel() / (mask.sum() + 1e-7))).to(x.dtype)
 
     def kept(self, count: int, shape: tuple[int, int, int, int]) -> np.ndarray:
         """Draws which pixels are kept."""

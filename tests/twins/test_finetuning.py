@@ -24,6 +24,7 @@ from parity.judging.tolerances import (
     UNIT_ROUNDOFF,
 )
 from resnet_flax.dropping import Drop as FlaxDrop
+from resnet_flax.dropping import DropBlock2d as FlaxDropBlock2d
 from resnet_flax.dropping import DropPath as FlaxDropPath
 from resnet_flax.layers import BatchNorm2d
 from resnet_spec import ResNetConfig
@@ -371,6 +372,51 @@ def test_what_is_dropped_is_what_timm_drops_for_the_same_draw(
     kept = torch.from_numpy(path.kept(0, (3, 5, *size)))
     drawn = 1 - kept  # 0 is below the share that is kept
     assert torch.equal(path(x), timms.drop_path(x, 0.4, training=True))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("many", [3, 90])  # the pixels of 90 are beyond float16
+def test_in_half_types_both_twins_drop_and_scale_as_timm_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, many: int
+):
+    how: dict[str, Any] = {"number": 2, "square": 3, "weight": 0.5}
+    layers = (DropPath(0.3, number=2).train(), DropBlock2d(0.3, **how).train())
+    twins = (FlaxDropPath(0.3, number=2), FlaxDropBlock2d(0.3, **how))
+    x = torch.randn(many, 4, 27, 31, dtype=getattr(torch, dtype))
+    drawn = torch.empty(0)
+
+    def bernoulli(self: torch.Tensor, p: float) -> torch.Tensor:
+        given = drawn >= 1 - p if self.ndim == 4 and self.shape[2] == 1 else drawn < p
+        return self.copy_(given.to(self.dtype))
+
+    monkeypatch.setattr(torch.Tensor, "bernoulli_", bernoulli)
+    y = jnp.asarray(x.float().numpy().transpose(0, 2, 3, 1), dtype)
+    for layer, twin in zip(layers, twins, strict=True):
+        if isinstance(layer, DropPath):
+            drawn = torch.from_numpy(layer._uniform(0, (many, 1, 1, 1)))
+            expected = timms.drop_path(x, 0.3, training=True)
+        else:
+            drawn = torch.from_numpy(layer._uniform(0, (many, 1, 27, 31)))
+            expected = timms.drop_block_2d(x, 0.3, 3, 0.5)
+        found, given = layer(x), twin(y)
+        assert (found.dtype, given.dtype) == (x.dtype, y.dtype)
+        assert expected.any()
+        assert torch.equal(found, expected)
+        nchw = np.asarray(given, np.float32).transpose(0, 3, 1, 2)
+        assert np.array_equal(nchw, expected.float().numpy())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_of_a_map_that_is_dropped_whole_zeros_are_left(
+    monkeypatch: pytest.MonkeyPatch, dtype: str
+):
+    x = torch.ones(1, 4, 3, 5, dtype=getattr(torch, dtype))  # timm's is NaN in float16
+    y: Any = jnp.ones((1, 3, 5, 4), dtype)
+    for kind, ones in ((DropBlock2d, x), (FlaxDropBlock2d, y)):
+        none = np.zeros((1, 1, 3, 5), np.float32)
+        monkeypatch.setattr(kind, "kept", lambda *_, none=none: none)
+        layer: Any = kind(0.3, number=0, square=3, weight=1.0)
+        assert float(abs(layer(ones)).max()) == 0
 
 
 def test_the_shares_are_about_those_that_were_asked_for():
