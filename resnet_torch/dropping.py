@@ -8,7 +8,6 @@ the block and the number of the call, so that two runs drop the same; see
 from __future__ import annotations
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -42,12 +41,9 @@ class Drop(nn.Module):
         raise NotImplementedError
 
     def _mask(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 i j"]:
-        n, c, h, w = x.shape
-        mask = self.kept(self.count, (n, c, h, w))
-        self.count += 1
-        # What a mask is scaled by is rounded once, and no sum of a half type overflows.
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return torch.from_numpy(mask).to(x.device, dtype)
+        from resnet_torch.masking import mask
+
+        return mask(self, x)
 
     def _uniform(self, count: int, shape: tuple[int, ...]) -> np.ndarray:
         return uniform(self.seed, 2 * self.number + self.kind, count, shape)

@@ -281,6 +281,31 @@ def test_both_twins_drop_the_same_with_gradients_call_after_call():
             assert deviation(one, other).l2 > 1e-3
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dynamo's own imports
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # behind a break
+def test_what_is_dropped_in_a_compiled_training_is_the_same():
+    model = random_torch(DROPPING).train()
+    x = torch.from_numpy(images(DROPPING, 70, 97, n=3).astype(np.float32))
+    expected = [model(x) for _ in range(9)]
+    state = model.state_dict()
+    model.seed_drops(0)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager")
+    frames, made, found = torch._dynamo.utils.counters["frames"], [], []
+    for _ in expected:
+        found.append(compiled(x))
+        made.append(frames["total"])
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+    assert not torch.equal(found[0], found[1])
+    assert model.state_dict().keys() == state.keys()
+    # A mask is no part of the graphs: none is made again as the calls are counted.
+    assert made[0] == made[-1] > 0
+    torch._dynamo.reset()
+    with pytest.raises(RuntimeError, match="drawn by numpy"):
+        torch.compile(model, backend="eager", fullgraph=True)(x)
+
+
 def test_a_seed_begins_anew():
     model = random_torch(DROPPING).train()
     x = torch.from_numpy(images(DROPPING, 70, 97, n=3).astype(np.float32))
