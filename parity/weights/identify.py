@@ -9,7 +9,7 @@ from typing import Any
 import resnet_spec
 from resnet_spec import ResNetConfig
 from resnet_spec.attention import ATTENTION, squeezed
-from resnet_spec.config import EXPANSION
+from resnet_spec.channels import EXPANSION
 from resnet_spec.sizes import SIGNAL_POOL
 
 Shapes = Mapping[str, tuple[int, ...]]
