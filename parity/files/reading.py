@@ -21,7 +21,13 @@ from parity.files.content import Content
 from parity.files.download import Progress
 from parity.files.hub import located
 from parity.files.hub_address import is_remote
-from parity.files.hub_config import anti_aliased, labels_in, of_name, told_settings
+from parity.files.hub_config import (
+    anti_aliased,
+    labels_in,
+    of_name,
+    told_settings,
+    untaken,
+)
 from parity.files.selecting import Selection, unwrapped
 from parity.files.stages import stage
 from parity.files.values import leaf_problem, require_names, require_values
@@ -33,6 +39,11 @@ from parity.weights.state import as_array
 from resnet_spec import ResNetConfig, describe
 
 _PREFIXES = ("module.", "_orig_mod.")
+
+_FIELDS = {"output_stride": "replace_stride_with_dilation"}
+
+_TRAINED = ("drop_path_rate", "drop_block_rate", "zero_init_residual")
+"""Settings that no state of any network tells."""
 
 _ASSUMED = "assumed, since nothing tells:"
 
@@ -149,6 +160,7 @@ def load_selected(
         notes.extend(found.notes)
         if content.metadata is None:
             found = _told(found, said, by, notes)
+            notes.extend(untaken(content.told))
             notes.extend(_assumed(found, path.name))
         arrays = _fill_counts(found.arrays, notes)
         require_values(arrays, allow_nonfinite=allow_nonfinite)
@@ -188,7 +200,8 @@ def _told(
     if config is None:
         config = identify({n: array.shape for n, array in found.arrays.items()})
         unsaid = () if config is None else guessed(config)
-    settings = {s: value for s, value in said.items() if s in unsaid}
+    fields = {s: _FIELDS.get(s, s) for s in said}
+    settings = {s: v for s, v in said.items() if fields[s] in (*unsaid, *_TRAINED)}
     if config is None or not settings:
         return found
     told_of = ", ".join(f"{s}={value!r}" for s, value in settings.items())
@@ -199,7 +212,7 @@ def _told(
             f"{by} says {told_of}, which its weights are not for ({error})",
             advice="Check that they belong together",
         ) from error
-    left = tuple(s for s in unsaid if s not in settings)
+    left = tuple(s for s in unsaid if s not in map(fields.get, settings))
     notes.append(f"{by} says {told_of}")
     return replace(found, config=config, unsaid=left)
 
