@@ -226,7 +226,10 @@ def _assumed(found: Recognised, name: str) -> Iterator[str]:
         return
     network = identify({n: array.shape for n, array in found.arrays.items()})
     if network is not None and network.norm == "group":
-        yield f"{_ASSUMED} that its norms, without running statistics, have 32 groups"
+        yield (
+            f"{_ASSUMED} that its norms, without running statistics, are GroupNorm of "
+            f"{network.norm_groups} groups, not BatchNorm whose statistics are missing"
+        )
     alike = anti_aliased(network) if network is not None else []
     if alike and not of_name(name):
         what = " and ".join(alike)
