@@ -35,10 +35,8 @@ from parity.weights.dialects.recognising import OWN, Recognised, recognise
 from parity.weights.digest import digest
 from parity.weights.identify import guessed, identify
 from parity.weights.names import COUNTER
-from parity.weights.state import as_array
+from parity.weights.state import as_array, with_counts
 from resnet_spec import ResNetConfig, describe
-
-_PREFIXES = ("module.", "_orig_mod.")
 
 _FIELDS = {"output_stride": "replace_stride_with_dilation"}
 
@@ -150,7 +148,6 @@ def load_selected(
         arrays, bad = _arrays(chosen.within(value, notes), limit)
         if not arrays:
             _require_plain(bad)
-        arrays = _strip_prefixes(arrays, notes)
         own = (content.metadata or {}).get("dialect")
         said, by = ({}, "") if content.metadata else _said(content.told, path.name)
         told = _config_in(content.metadata or {})
@@ -162,7 +159,8 @@ def load_selected(
             found = _told(found, said, by, notes)
             notes.extend(untaken(content.told))
             notes.extend(_assumed(found, path.name))
-        arrays = _fill_counts(found.arrays, notes)
+        arrays, filled = with_counts(found.arrays)
+        notes.extend(filled)
         require_values(arrays, allow_nonfinite=allow_nonfinite)
         return StateDict(arrays, content, found, path)
     except CheckpointError as error:
@@ -359,44 +357,6 @@ def _leaf_problem(name: str, leaf: object) -> str:
     if leaf.is_meta:
         return "without data (meta)"
     return leaf_problem(str(leaf.dtype).removeprefix("torch."), tuple(leaf.shape))
-
-
-def _strip_prefixes(
-    arrays: dict[str, np.ndarray], notes: list[str]
-) -> dict[str, np.ndarray]:
-    # Only where every name has it: otherwise two entries could become one.
-    for prefix in _prefixes_of(arrays):
-        notes.append(f"took the prefix {prefix!r} off every name")
-        arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
-    return arrays
-
-
-def _prefixes_of(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
-    names = list(arrays)
-    while True:
-        for prefix in _PREFIXES:
-            if all(name.startswith(prefix) for name in names):
-                names = [name.removeprefix(prefix) for name in names]
-                yield prefix
-                break
-        else:
-            return
-
-
-def _fill_counts(
-    arrays: dict[str, np.ndarray], notes: list[str]
-) -> dict[str, np.ndarray]:
-    if any(name.rpartition(".")[2] == COUNTER for name in arrays):
-        return arrays
-    filled: dict[str, np.ndarray] = {}
-    for name, array in arrays.items():
-        filled[name] = array
-        path, dot, leaf = name.rpartition(".")
-        if leaf == "running_var":
-            filled[f"{path}{dot}{COUNTER}"] = np.zeros((), np.int64)
-    if len(filled) > len(arrays):
-        notes.append(f"it has no {COUNTER} (torch before 0.4.1): set to 0")
-    return filled
 
 
 @stage("validation")
