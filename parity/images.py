@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -47,18 +48,46 @@ def load_image(
         ValueError: the file is missing or no image, nothing says which of its values is
             white, or it is a hundred times longer than wide.
     """
+    how = weights or Preprocessing()
+    if not isinstance(how, Preprocessing):
+        how = how.preprocessing
+    with (
+        _reading(path),
+        open_regular(path, _MOST_BYTES) as file,
+        Image.open(file) as image,
+    ):
+        return prepare(_in_rgb(image), **vars(how))
+
+
+def from_image(image: Image.Image, how: Preprocessing | None = None) -> np.ndarray:
+    """Does what :func:`load_image` does with an image that is open.
+
+    Raises:
+        ValueError: as there; PIL reads what is in a file when it is asked for.
+    """
+    with _reading(name_of(image)):
+        return prepare(_in_rgb(image), **vars(how or Preprocessing()))
+
+
+def name_of(image: Image.Image) -> str:
+    """Returns the name of the file that an image is from, if it has one."""
+    return str(getattr(image, "filename", "") or "the image")
+
+
+@contextmanager
+def _reading(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Says of which picture it is what goes wrong."""
     try:
-        with open_regular(path, _MOST_BYTES) as file, Image.open(file) as image:
-            return from_image(image, weights)
+        yield
     except InputError as error:
-        raise error.at(path) from error.__cause__
+        raise error.at(name) from error.__cause__
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise InputError("is no image that PIL can read", path=path) from error
+        raise InputError("is no image that PIL can read", path=name) from error
     except Exception as error:  # every format has its own for a damaged file
         what = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"cannot be read ({what})", path=path) from error
+        raise InputError(f"cannot be read ({what})", path=name) from error
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:
@@ -90,17 +119,6 @@ def _in_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
-
-
-def from_image(
-    image: Image.Image,
-    weights: Preprocessing | PublishedWeights | TimmWeights | None = None,
-) -> np.ndarray:
-    """Does what :func:`load_image` does with an image that is open."""
-    how = weights or Preprocessing()
-    if not isinstance(how, Preprocessing):
-        how = how.preprocessing
-    return prepare(_in_rgb(image), **vars(how))
 
 
 def prepare(

@@ -157,7 +157,7 @@ class Recipe:
         config = self.config
         if config.weight_count > _MOST_WEIGHTS or sum(config.layers) > _MOST_BLOCKS:
             raise FieldError(
-                f"overrides make a network of {sum(config.layers)} blocks and about "
+                f"overrides make a network of {sum(config.layers)} blocks and "
                 f"{config.weight_count:,} weights; a check takes {_MOST_BLOCKS} and "
                 f"{_MOST_WEIGHTS:,} at most"
             )

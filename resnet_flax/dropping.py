@@ -60,7 +60,8 @@ class Drop(nnx.Module):
         self.count.set_value(count + jnp.uint32(1))
         shape = jax.ShapeDtypeStruct(draw(0).shape, jnp.float32)
         mask = jax.pure_callback(draw, shape, count, vmap_method="sequential")
-        return mask.astype(x.dtype)
+        # What a mask is scaled by is rounded once, and no sum of a half type overflows.
+        return mask.astype(np.promote_types(x.dtype, np.float32))
 
     def _uniform(self, count: int, shape: tuple[int, ...]) -> np.ndarray:
         return uniform(self.seed, 2 * self.number + self.kind, count, shape)
@@ -73,7 +74,7 @@ class DropPath(Drop):
         """Drops, and scales what is kept so that the mean stays."""
         if self.deterministic or not self.drop_prob:
             return x
-        return x * (self._mask(x) / (1 - self.drop_prob))
+        return x * (self._mask(x) / (1 - self.drop_prob)).astype(x.dtype)
 
     def kept(self, count: int, shape: tuple[int, int, int, int]) -> np.ndarray:
         """Draws which images are kept."""
@@ -105,7 +106,7 @@ class DropBlock2d(Drop):
         if self.deterministic or not self.drop_prob:
             return x
         mask = self._mask(x)
-        return x * (mask * (mask.size / (mask.sum() + 1e-7)))
+        return x * (mask * (mask.size / (mask.sum() + 1e-7))).astype(x.dtype)
 
     def kept(self, count: int, shape: tuple[int, int, int, int]) -> np.ndarray:
         """Draws which pixels are kept."""

@@ -33,6 +33,9 @@ class Network(nnx.Module):
     frozen_names: tuple[str, ...] = ()
     _set_head: Callable[[Layers], None]
 
+    def __init__(self) -> None:
+        self.deterministic = False  # what torch calls training, and the other way round
+
     def reset_head(self, num_classes: int, *, rngs: nnx.Rngs | int | Array) -> None:
         """Replaces the head by a new one, drawn as at creation; the rest stays.
 
@@ -72,11 +75,6 @@ class Network(nnx.Module):
         Raises:
             ValueError: there are not so many.
         """
-        training = not all(
-            module.use_running_average
-            for _, module in nnx.iter_modules(self)
-            if isinstance(module, BatchNorm2d)
-        )
         self.frozen_names = frozen_names(self, stages)
         for name in self.layer_names:
             old, new = nnx.Param, Frozen
@@ -87,8 +85,7 @@ class Network(nnx.Module):
                     for leaf, variable in list(vars(module).items()):
                         if isinstance(variable, old):
                             setattr(module, leaf, new(variable.get_value()))
-        if training:
-            self.train()
+        self.eval() if self.deterministic else self.train()
 
     def train(self, **attributes: Any) -> None:
         """Switches to training mode; what is frozen is never in it."""

@@ -13,9 +13,8 @@ from jaxtyping import Array, Float
 from resnet_flax.blocks import BLOCKS
 from resnet_flax.layers import Layers, Sequential, as_signal, flatten
 from resnet_flax.network import Network
-from resnet_spec.config import CONV_HEAD_CHANNELS
 from resnet_spec.plan import FeatureInfo, chosen, feature_info, stages
-from resnet_spec.sizes import CONV_HEAD_POSITIONS, SIGNAL_POOL
+from resnet_spec.sizes import CONV_HEAD_CHANNELS, CONV_HEAD_POSITIONS, SIGNAL_POOL
 
 # Stems and heads are rows of named layers, applied in order. The names belong to the
 # network itself, as torchvision's do.

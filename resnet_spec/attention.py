@@ -33,3 +33,17 @@ def neighbours(channels: int) -> int:
     # By this logarithm, not log2: where they differ, timm's kernels have its size.
     size = int(abs(math.log(channels, 2) + 1) / 2)
     return max(size if size % 2 else size + 1, 3)
+
+
+def weight_count(kind: str, channels: int, ratio: float) -> int:
+    """Returns how many parameters an attention has.
+
+    Args:
+        kind: one of ``ATTENTION``, or ``"none"``.
+        channels: of the map.
+        ratio: of those between both layers of squeeze-and-excitation.
+    """
+    if kind == "se":
+        inner = squeezed(channels, ratio)
+        return 2 * channels * inner + inner + channels
+    return neighbours(channels) if kind == "eca" else 0

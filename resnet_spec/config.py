@@ -11,8 +11,9 @@ from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from resnet_spec.attention import ATTENTION
+from resnet_spec.channels import Channels
+from resnet_spec.counting import weight_count
 from resnet_spec.settings import MOST, invalid, is_count
-from resnet_spec.sizes import Sizes
 from resnet_spec.spelling import did_you_mean
 
 AntiAlias = Literal["none", "average", "blur"]
@@ -25,15 +26,9 @@ Stem = Literal["7x7", "3x3", "deep", "tiered"]
 StemPool = Literal["max", "conv"]
 StrideOn = Literal["1x1", "3x3"]
 
-CONV_HEAD_CHANNELS = 128
-"""Channels of that map, and width of the layer behind it."""
-
-EXPANSION: Mapping[str, int] = {"basic": 1, "bottleneck": 4}
-"""Output channels of a block over its width (He et al. 2015, Table 1)."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetConfig(Sizes):
+class ResNetConfig(Channels):
     """One residual network, independent of any framework.
 
     Args:
@@ -215,7 +210,7 @@ class ResNetConfig(Sizes):
         if self.weight_count > _MOST_WEIGHTS:
             raise ValueError(
                 f"a network of widths {self.widths}, {self.in_channels} channels and "
-                f"{self.num_classes} classes has about {self.weight_count:,} weights; "
+                f"{self.num_classes} classes has {self.weight_count:,} weights; "
                 f"make it smaller, {_MOST_WEIGHTS:,} at most"
             )
 
@@ -307,43 +302,9 @@ class ResNetConfig(Sizes):
             raise invalid(field, getattr(self, field), allowed)
 
     @property
-    def stem_out(self) -> int:
-        """Channels of the stem's map."""
-        return self.stem_channels or self.widths[0]
-
-    @property
-    def stem_widths(self) -> tuple[int, int]:
-        """Channels of the first two convolutions of a deep stem."""
-        half = self.stem_out // 2
-        return (half // 4 * 3 if self.stem == "tiered" else half, half)
-
-    @property
-    def expansion(self) -> int:
-        """Output channels of a block over its stage's width."""
-        return EXPANSION[self.block]
-
-    @property
-    def num_features(self) -> int:
-        """Channels of the last stage's map."""
-        return self.widths[-1] * self.expansion
-
-    @property
     def weight_count(self) -> int:
-        """About how many weights there are, without projections, norms and biases."""
-        count = 49 * self.in_channels * self.widths[0]
-        for blocks, width in zip(self.layers, self.widths, strict=True):
-            inner, out = self.inner_width(width), width * self.expansion
-            if self.block == "basic":
-                count += blocks * 18 * width**2
-            else:
-                count += blocks * (2 * inner * out + 9 * inner**2 // self.groups)
-        positions = self.signal_positions if self.head == "signal" else 1
-        top = self.num_features * positions * self.num_classes
-        return count + top * self.include_top
-
-    def inner_width(self, width: int) -> int:
-        """Channels of the 3x3 convolution in a block of a stage of this width."""
-        return int(width * (self.width_per_group / 64.0)) * self.groups
+        """Parameters of the network, those of norms and biases too."""
+        return weight_count(self)
 
     def replace(self, /, **overrides: Any) -> ResNetConfig:
         """Returns a copy with these fields changed, validated again.

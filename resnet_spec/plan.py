@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from resnet_spec.config import ResNetConfig
+from resnet_spec.channels import Channels
 
 DROPPED_SQUARES = ((5, 0.25), (3, 1.0))
 """Side and weight of drop-block's squares, in the last two of four stages (timm's)."""
@@ -60,7 +60,7 @@ class FeatureInfo:
     stride: int
 
 
-def feature_info(config: ResNetConfig) -> tuple[FeatureInfo, ...]:
+def feature_info(config: Channels) -> tuple[FeatureInfo, ...]:
     """Returns what the maps are like: the stem's before its pool, then each stage's.
 
     Args:
@@ -105,7 +105,7 @@ def chosen(count: int, out_indices: int | Sequence[int] | None) -> tuple[int, ..
     return tuple(index % count for index in indices)
 
 
-def stages(config: ResNetConfig) -> Iterator[list[BlockPlan]]:
+def stages(config: Channels) -> Iterator[list[BlockPlan]]:
     """Yields the blocks of each stage.
 
     Args:

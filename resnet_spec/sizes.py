@@ -7,6 +7,9 @@ from typing import Any
 SIGNAL_POOL = 4
 """Width and stride of the signal head's pool."""
 
+CONV_HEAD_CHANNELS = 128
+"""Channels of the convolutional head's map, and width of the layer behind it."""
+
 CONV_HEAD_POSITIONS = 48
 """Positions of the map that the convolutional head's linear layer weighs."""
 

@@ -8,7 +8,6 @@ the block and the number of the call, so that two runs drop the same; see
 from __future__ import annotations
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -42,10 +41,9 @@ class Drop(nn.Module):
         raise NotImplementedError
 
     def _mask(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 i j"]:
-        n, c, h, w = x.shape
-        mask = self.kept(self.count, (n, c, h, w))
-        self.count += 1
-        return torch.from_numpy(mask).to(x.device, x.dtype)
+        from resnet_torch.masking import mask
+
+        return mask(self, x)
 
     def _uniform(self, count: int, shape: tuple[int, ...]) -> np.ndarray:
         return uniform(self.seed, 2 * self.number + self.kind, count, shape)
@@ -58,7 +56,7 @@ class DropPath(Drop):
         """Drops, and scales what is kept so that the mean stays."""
         if not self.training or not self.drop_prob:
             return x
-        return x * (self._mask(x) / (1 - self.drop_prob))
+        return x * (self._mask(x) / (1 - self.drop_prob)).to(x.dtype)
 
     def kept(self, count: int, shape: tuple[int, int, int, int]) -> np.ndarray:
         """Draws which images are kept."""
@@ -90,7 +88,7 @@ class DropBlock2d(Drop):
         if not self.training or not self.drop_prob:
             return x
         mask = self._mask(x)
-        return x * (mask * (mask.numel() / (mask.sum() + 1e-7)))
+        return x * (mask * (mask.numel() / (mask.sum() + 1e-7))).to(x.dtype)
 
     def kept(self, count: int, shape: tuple[int, int, int, int]) -> np.ndarray:
         """Draws which pixels are kept."""

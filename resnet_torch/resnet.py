@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from resnet_spec.config import CONV_HEAD_CHANNELS
 from resnet_spec.plan import FeatureInfo, chosen, feature_info, stages
-from resnet_spec.sizes import CONV_HEAD_POSITIONS, SIGNAL_POOL
+from resnet_spec.sizes import CONV_HEAD_CHANNELS, CONV_HEAD_POSITIONS, SIGNAL_POOL
 from resnet_torch.blocks import BLOCKS
 from resnet_torch.layers import Layers, Sequential, as_signal, flatten
 from resnet_torch.network import Network

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ import parity
 import resnet_spec
 from parity.images import prepare
 from parity.weights.digest import differing_bits
-from resnet_spec import get_weights
+from resnet_spec import get_config, get_weights
+from tests.support.networks import TINY
 
 
 def _theirs(model: str, name: str, image: Image.Image) -> np.ndarray:
@@ -81,6 +83,41 @@ def test_a_cut_image_is_refused(tmp_path: Path, photo: Path):
     path.write_bytes(photo.read_bytes()[:20000])
     with pytest.raises(ValueError, match=r"cut\.jpg: cannot be read"):
         parity.load_image(path)
+
+
+def test_an_open_image_is_refused_by_its_files_name(tmp_path: Path, photo: Path):
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(photo.read_bytes()[:20000])
+    with Image.open(path) as image:
+        with pytest.raises(ValueError, match=r"cut\.jpg: cannot be read .* Get the"):
+            parity.preprocess(image)
+        with pytest.raises(ValueError, match=r"cut\.jpg: a photograph has 3 channels"):
+            parity.preprocess(image, "resnet18_1d")
+    with pytest.raises(ValueError, match="the image: is 9 pixels wide and 901 high, n"):
+        parity.preprocess(Image.new("RGB", (9, 901)))
+    with pytest.raises(ValueError, match="the image: a photograph has 3 channels"):
+        parity.preprocess(Image.new("RGB", (9, 9)), "resnet18_1d")
+
+
+@pytest.mark.parametrize("name", ["seresnet50", "resnet50_v1", "plain18", TINY])
+def test_where_torchvision_has_no_weights_their_default_is_its_first_ones(name: Any):
+    image = Image.fromarray(_noise())
+    found = parity.preprocess(image, name)
+    assert differing_bits({"": found}, {"": prepare(image.convert("RGB"))}) == {}
+    with pytest.raises(ValueError, match="no published weights 'IMAGENET1K_V2' for"):
+        parity.preprocess(image, name, "IMAGENET1K_V2")
+
+
+@pytest.mark.parametrize("settings", [{"num_classes": 5}, {"output_stride": 8}])
+def test_classes_and_stride_change_nothing_in_photographs(settings: dict[str, Any]):
+    image = Image.fromarray(_noise())
+    config = get_config("resnet50").replace(**settings)
+    found, expected = parity.preprocess(image, config), parity.preprocess(image)
+    assert differing_bits({"": found}, {"": expected}) == {}
+    default = get_weights("resnet50", "DEFAULT").preprocessing
+    assert default.resize == 232
+    whole = prepare(image.convert("RGB"), **vars(default))
+    assert differing_bits({"": found}, {"": whole}) == {}
 
 
 def test_a_crop_that_does_not_fit_is_refused():

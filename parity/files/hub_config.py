@@ -11,7 +11,9 @@ import resnet_spec
 from parity.errors import CheckpointError
 from parity.inputs import open_regular
 from resnet_spec import ResNetConfig
+from resnet_spec.attention import ATTENTION
 from resnet_spec.printable import plain
+from resnet_spec.settings import MOST
 
 NAME = "config.json"
 
@@ -33,6 +35,35 @@ _MOST_BYTES = 2**22
 
 _HIDDEN = ("anti_alias", "stride_on", "shortcut", "norm_groups", "attention_ratio")
 """Settings that a name tells where no name and no shape of an entry does."""
+
+_NUMBERS = {
+    "output_stride": "output_stride",
+    "drop_path_rate": "drop_path_rate",
+    "drop_block_rate": "drop_block_rate",
+    "zero_init_last": "zero_init_residual",
+}
+"""timm's arguments that no name and no shape of an entry tells, and settings here."""
+
+_WORDS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "aa_layer": {
+        "avg": {"anti_alias": "average"},
+        "avgpool": {"anti_alias": "average"},
+        "blur": {"anti_alias": "blur"},
+    },
+    "act_layer": {"relu": {}},
+    "norm_layer": {"batchnorm": {}, "batchnorm2d": {}, "groupnorm": {}},
+    "global_pool": {"avg": {}, "": {}},
+}
+"""Those that are words: which there are here, and what they set."""
+
+_BLOCKS = ({}, *({"attn_layer": kind} for kind in ATTENTION))
+
+_SHOWN = (
+    *("layers", "channels", "num_classes", "in_chans", "cardinality", "base_width"),
+    *("stem_width", "stem_type", "replace_stem_pool", "block_reduce_first"),
+    *("down_kernel_size", "avg_down", "drop_rate"),
+)
+"""Those that names and shapes tell, whatever is said of them, or that do not matter."""
 
 
 def describes(path: Path) -> bool:
@@ -86,7 +117,18 @@ def told_settings(told: Mapping[str, Any]) -> dict[str, Any]:
     if told.get("model_type") == "resnet":
         return _of_transformers(told)
     architecture = told.get("architecture")
-    return of_name(architecture) if isinstance(architecture, str) else {}
+    found = of_name(architecture) if isinstance(architecture, str) else {}
+    return found | _of_arguments(told) if found else {}
+
+
+def untaken(told: Mapping[str, Any]) -> list[str]:
+    """Says what timm's config.json tells of training that no network here does."""
+    rate = _arguments(told).get("drop_rate")
+    return (
+        [f"{NAME} says drop_rate={plain(repr(rate), most=40)}; no head here drops"]
+        if rate
+        else []
+    )
 
 
 def labels_in(told: Mapping[str, Any]) -> tuple[str, ...]:
@@ -124,6 +166,41 @@ def of_name(architecture: str) -> dict[str, Any]:
         return {}
     config = resnet_spec.get_config(name)
     return {field: getattr(config, field) for field in _HIDDEN}
+
+
+def _arguments(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = told.get("model_args")
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise CheckpointError(
+            f"the model_args of {NAME} beside it are no object",
+            advice="Get it again, or move it away",
+        )
+    return {str(name): value for name, value in found.items() if value is not None}
+
+
+def _of_arguments(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings in which timm's network is not as its name says.
+
+    Raises:
+        CheckpointError: one of them is none that a network here has.
+    """
+    settings: dict[str, Any] = {}
+    for name, value in _arguments(told).items():
+        number = type(value) in (bool, int, float) and abs(value) < MOST
+        words = _WORDS.get(name, {})
+        if name in _NUMBERS and number:
+            settings[_NUMBERS[name]] = value
+        elif isinstance(value, str) and value in words:
+            settings |= words[value]
+        elif name not in _SHOWN and not (name == "block_args" and value in _BLOCKS):
+            raise CheckpointError(
+                f"{NAME} says {plain(name, most=40)}={plain(repr(value), most=40)} in "
+                "its model_args, which no network here has",
+                advice="Use it with timm",
+            )
+    return settings
 
 
 def _of_transformers(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,13 +62,8 @@ def write_timm(
         preprocessing: what is done to photographs for it, if that is known.
 
     Raises:
-        CheckpointError: timm has no name for the network, or other ones in it.
+        CheckpointError: timm has no name for the network.
     """
-    if any(name.partition(".")[0] not in _TIMMS for name in arrays):
-        raise CheckpointError(
-            "is to be written for timm, whose names are torchvision's",
-            advice="Leave out whose names it gets",
-        )
     config = _config_in(metadata)
     texts = {NAME: _timm_config(config, preprocessing), CARD: _card(config, "timm")}
     _fill(path, arrays, metadata, texts)
@@ -114,7 +109,7 @@ def _timm_config(config: ResNetConfig, preprocessing: Preprocessing | None) -> s
     classes = config.num_classes if config.include_top else 0
     beside: dict[str, Any] = {
         "num_classes": classes,
-        "first_conv": "conv1.0" if config.stem == "deep" else "conv1",
+        "first_conv": "conv1.0" if config.stem in ("deep", "tiered") else "conv1",
         "classifier": "fc",
     }
     if preprocessing is not None:
@@ -124,8 +119,6 @@ def _timm_config(config: ResNetConfig, preprocessing: Preprocessing | None) -> s
         told["model_args"] = {"in_chans": config.in_channels}
     return json.dumps(told | {"pretrained_cfg": beside}, indent=2)
 
-
-_TIMMS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
 
 _HOW = {
     "transformers": """from transformers import AutoModelForImageClassification

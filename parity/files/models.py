@@ -12,7 +12,7 @@ from parity.errors import TransferWarning
 from parity.files.download import Progress
 from parity.files.hub_address import is_remote
 from parity.files.selecting import Selection
-from parity.files.sources import ENDS, weights_for
+from parity.files.sources import DILATION, ENDS, weights_for
 from parity.weights.changes import adapt_in_channels
 from parity.weights.state import entries, load_state_dict
 from parity.weights.twins import build, create
@@ -40,7 +40,8 @@ def create_model(
     A file's numbers of classes and channels are the network's, unless others are asked
     for: then its body is kept, the head is new and random, the first convolution is
     adapted (:func:`parity.adapt_in_channels`), and a :class:`parity.TransferWarning`
-    says so. ``include_top=False`` leaves the head out.
+    says so. ``include_top=False`` leaves the head out. Weights fit whatever the
+    ``output_stride``: the one that is asked for is the network's.
 
     Args:
         name: from ``resnet_spec.list_models()``, or a configuration.
@@ -77,12 +78,14 @@ def create_model(
     if weights == "random":
         chosen = weights_for(wanted, weights, seed=seed)
         return build(framework, wanted, chosen.state)
-    ends = {field: overrides.pop(field) for field in ENDS if field in overrides}
+    asked = {"output_stride", DILATION} & overrides.keys()
+    apart = (*ENDS, *asked)
+    ends = {field: overrides.pop(field) for field in apart if field in overrides}
     chosen = weights_for(
         resolve(name, **overrides),
         weights,
         chosen=selected,
-        fit=True,
+        fit=(*ENDS, DILATION) if asked else ENDS,
         progress=progress,
     )
     wanted = chosen.config.replace(**ends)

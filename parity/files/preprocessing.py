@@ -16,15 +16,17 @@ from parity.files.hub import fetch_beside
 from parity.files.hub_address import is_remote, parse
 from parity.files.hub_config import NAME, PREPROCESSOR, describes, read_config
 from parity.files.safetensors_format import own_facts
-from parity.images import from_image, load_image, require_photographs
+from parity.images import from_image, load_image, name_of, require_photographs
 from resnet_spec import (
     Preprocessing,
     ResNetConfig,
     TrainingRecipe,
+    find_name,
     get_timm_weights,
     get_weights,
     is_published,
     is_timm,
+    list_weights,
     published_file,
     resolve,
 )
@@ -48,7 +50,8 @@ def preprocess(
         name: of the network, or its configuration.
         weights: whose preprocessing is wanted: a name of torchvision's or timm's, or
             weights beside which a ``preprocessor_config.json`` or timm's
-            ``config.json`` says it, in a folder or on the Hub; with anything else that
+            ``config.json`` says it, in a folder or on the Hub; with anything else, or
+            ``"DEFAULT"`` where torchvision publishes none, as for timm's networks, that
             of torchvision's first ones (short side to 256, centre crop 224).
         framework: whose array it shall be.
 
@@ -67,9 +70,7 @@ def preprocess(
             f"framework is {framework!r}; it must be 'numpy', 'torch' or 'flax'"
         )
     is_open = isinstance(image, Image.Image)
-    require_photographs(
-        config, image.info.get("filename", "image") if is_open else image
-    )
+    require_photographs(config, name_of(image) if is_open else image)
     chosen = None if weights is None else preprocessing_for(config, weights)
     pixels = from_image(image, chosen) if is_open else load_image(image, chosen)
     if framework == "torch":
@@ -98,10 +99,20 @@ def preprocessing_for(
         ValueError: there are none of this name for the network.
     """
     if isinstance(weights, str) and is_published(weights):
-        return get_weights(config, weights).preprocessing
+        return _published(config, weights)
     if isinstance(weights, str) and is_timm(weights):
         return get_timm_weights(weights, config).preprocessing
     return preprocessing_of(weights)
+
+
+def _published(config: ResNetConfig, weights: str) -> Preprocessing | None:
+    """Returns what weights of torchvision's have; ``None`` where it has no default."""
+    # Neither the classes nor the stride matter to photographs.
+    like = config.replace(num_classes=1000, replace_stride_with_dilation=())
+    name = find_name(like.as_function())
+    if weights == "DEFAULT" and not list_weights(name or ""):
+        return None
+    return get_weights(like, weights).preprocessing
 
 
 def preprocessing_of(weights: str | os.PathLike[str]) -> Preprocessing | None:

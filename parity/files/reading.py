@@ -21,7 +21,13 @@ from parity.files.content import Content
 from parity.files.download import Progress
 from parity.files.hub import located
 from parity.files.hub_address import is_remote
-from parity.files.hub_config import anti_aliased, labels_in, of_name, told_settings
+from parity.files.hub_config import (
+    anti_aliased,
+    labels_in,
+    of_name,
+    told_settings,
+    untaken,
+)
 from parity.files.selecting import Selection, unwrapped
 from parity.files.stages import stage
 from parity.files.values import leaf_problem, require_names, require_values
@@ -29,10 +35,13 @@ from parity.weights.dialects.recognising import OWN, Recognised, recognise
 from parity.weights.digest import digest
 from parity.weights.identify import guessed, identify
 from parity.weights.names import COUNTER
-from parity.weights.state import as_array
+from parity.weights.state import as_array, with_counts
 from resnet_spec import ResNetConfig, describe
 
-_PREFIXES = ("module.", "_orig_mod.")
+_FIELDS = {"output_stride": "replace_stride_with_dilation"}
+
+_TRAINED = ("drop_path_rate", "drop_block_rate", "zero_init_residual")
+"""Settings that no state of any network tells."""
 
 _ASSUMED = "assumed, since nothing tells:"
 
@@ -139,7 +148,6 @@ def load_selected(
         arrays, bad = _arrays(chosen.within(value, notes), limit)
         if not arrays:
             _require_plain(bad)
-        arrays = _strip_prefixes(arrays, notes)
         own = (content.metadata or {}).get("dialect")
         said, by = ({}, "") if content.metadata else _said(content.told, path.name)
         told = _config_in(content.metadata or {})
@@ -149,8 +157,10 @@ def load_selected(
         notes.extend(found.notes)
         if content.metadata is None:
             found = _told(found, said, by, notes)
+            notes.extend(untaken(content.told))
             notes.extend(_assumed(found, path.name))
-        arrays = _fill_counts(found.arrays, notes)
+        arrays, filled = with_counts(found.arrays)
+        notes.extend(filled)
         require_values(arrays, allow_nonfinite=allow_nonfinite)
         return StateDict(arrays, content, found, path)
     except CheckpointError as error:
@@ -188,7 +198,8 @@ def _told(
     if config is None:
         config = identify({n: array.shape for n, array in found.arrays.items()})
         unsaid = () if config is None else guessed(config)
-    settings = {s: value for s, value in said.items() if s in unsaid}
+    fields = {s: _FIELDS.get(s, s) for s in said}
+    settings = {s: v for s, v in said.items() if fields[s] in (*unsaid, *_TRAINED)}
     if config is None or not settings:
         return found
     told_of = ", ".join(f"{s}={value!r}" for s, value in settings.items())
@@ -199,7 +210,7 @@ def _told(
             f"{by} says {told_of}, which its weights are not for ({error})",
             advice="Check that they belong together",
         ) from error
-    left = tuple(s for s in unsaid if s not in settings)
+    left = tuple(s for s in unsaid if s not in map(fields.get, settings))
     notes.append(f"{by} says {told_of}")
     return replace(found, config=config, unsaid=left)
 
@@ -213,7 +224,10 @@ def _assumed(found: Recognised, name: str) -> Iterator[str]:
         return
     network = identify({n: array.shape for n, array in found.arrays.items()})
     if network is not None and network.norm == "group":
-        yield f"{_ASSUMED} that its norms, without running statistics, have 32 groups"
+        yield (
+            f"{_ASSUMED} that its norms, without running statistics, are GroupNorm of "
+            f"{network.norm_groups} groups, not BatchNorm whose statistics are missing"
+        )
     alike = anti_aliased(network) if network is not None else []
     if alike and not of_name(name):
         what = " and ".join(alike)
@@ -343,44 +357,6 @@ def _leaf_problem(name: str, leaf: object) -> str:
     if leaf.is_meta:
         return "without data (meta)"
     return leaf_problem(str(leaf.dtype).removeprefix("torch."), tuple(leaf.shape))
-
-
-def _strip_prefixes(
-    arrays: dict[str, np.ndarray], notes: list[str]
-) -> dict[str, np.ndarray]:
-    # Only where every name has it: otherwise two entries could become one.
-    for prefix in _prefixes_of(arrays):
-        notes.append(f"took the prefix {prefix!r} off every name")
-        arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
-    return arrays
-
-
-def _prefixes_of(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
-    names = list(arrays)
-    while True:
-        for prefix in _PREFIXES:
-            if all(name.startswith(prefix) for name in names):
-                names = [name.removeprefix(prefix) for name in names]
-                yield prefix
-                break
-        else:
-            return
-
-
-def _fill_counts(
-    arrays: dict[str, np.ndarray], notes: list[str]
-) -> dict[str, np.ndarray]:
-    if any(name.rpartition(".")[2] == COUNTER for name in arrays):
-        return arrays
-    filled: dict[str, np.ndarray] = {}
-    for name, array in arrays.items():
-        filled[name] = array
-        path, dot, leaf = name.rpartition(".")
-        if leaf == "running_var":
-            filled[f"{path}{dot}{COUNTER}"] = np.zeros((), np.int64)
-    if len(filled) > len(arrays):
-        notes.append(f"it has no {COUNTER} (torch before 0.4.1): set to 0")
-    return filled
 
 
 @stage("validation")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,9 @@ from resnet_spec import (
 ENDS = ("in_channels", "num_classes", "include_top")
 """The settings in which a network may differ from its weights, and be learnt anew."""
 
+DILATION = "replace_stride_with_dilation"
+"""The one in which it may differ, and have all of them."""
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -63,7 +67,7 @@ def weights_for(
     seed: int = 0,
     chosen: Selection = ALL,
     allow_nonfinite: bool = False,
-    fit: bool = False,
+    fit: bool | Sequence[str] = False,
     progress: Progress = lambda done, total: None,
 ) -> Chosen:
     """Finds the weights that a user names.
@@ -76,7 +80,7 @@ def weights_for(
         chosen: what of a file is meant.
         allow_nonfinite: accept NaN and infinity in a file.
         fit: take the number of channels and of classes, and whether there is a head,
-            from the file.
+            from the file; or which settings are.
         progress: told the bytes of a download, done and in all.
 
     Raises:
@@ -89,11 +93,12 @@ def weights_for(
         what = f"random weights, seed {seed} (not trained: its classes mean nothing)"
         state = random_state(expected, seed=seed)
         return Chosen(state, config, what, digest(state))
+    undilated = config.replace(**{DILATION: ()})  # the same weights
     path: str | Path = weights if is_remote(weights) else Path(weights)
     if is_timm(weights):
-        get_timm_weights(weights, config)  # are they for it?
+        get_timm_weights(weights, undilated)  # are they for it?
     elif is_published(weights):
-        published = get_weights(config, weights)
+        published = get_weights(undilated, weights)
         path = download(published, progress=progress)
         weights = f"{published.name} of torchvision ({path.name})"
     loaded = load_selected(
@@ -101,7 +106,7 @@ def weights_for(
     )
     notes = notes_of(loaded, named=True)
     if fit:
-        config = _as_found(config, loaded)
+        config = _as_found(config, loaded, ENDS if fit is True else fit)
         expected = entries_of(config)
     require_config(loaded, config, path)
     dtypes = {array.dtype.name for array in loaded.values()} - {"int64"}
@@ -121,11 +126,15 @@ def weights_for(
     return Chosen(state, config, weights, digest(loaded), tuple(notes), loaded.labels)
 
 
-def _as_found(config: ResNetConfig, loaded: StateDict) -> ResNetConfig:
+def _as_found(
+    config: ResNetConfig, loaded: StateDict, fit: Sequence[str]
+) -> ResNetConfig:
     """Returns the network with the ends that a file has, as far as it shows them."""
     told = loaded.config
     if told is not None:
-        return config.replace(**{name: getattr(told, name) for name in ENDS})
+        if len(told.layers) != len(config.layers):  # another network
+            fit = [name for name in fit if name != DILATION]
+        return config.replace(**{name: getattr(told, name) for name in fit})
     first, last = (
         next((loaded[name] for name in names if name in loaded), None)
         for names in (("conv1.weight", "conv1.0.weight"), ("fc.weight", "fc2.weight"))

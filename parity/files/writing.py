@@ -136,6 +136,11 @@ def save(
         require_names(arrays)
         require_values(arrays, allow_nonfinite=allow_nonfinite)
         foreign = speech.name != OWN
+        if foreign and format == "timm":
+            raise CheckpointError(
+                "is to be written for timm, whose names are torchvision's",
+                advice="Leave out whose names it gets",
+            )
         if config is None and (foreign or format == "timm"):
             config = _identified(arrays, speech)
             guessed = guessed_of(config)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from math import gcd
 from typing import Any
 
 import resnet_spec
+from parity.weights.names import COUNTER
 from resnet_spec import ResNetConfig
 from resnet_spec.attention import ATTENTION, squeezed
-from resnet_spec.config import EXPANSION
+from resnet_spec.channels import EXPANSION
 from resnet_spec.sizes import SIGNAL_POOL
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -21,7 +23,7 @@ def identify(shapes: Shapes) -> ResNetConfig | None:
     What shapes do not show has its default: a bottleneck strides on its 3x3 (v1.5), as
     torchvision's do, without projections the shortcut is A, not none; nothing is
     dilated or anti-aliased; padding, eps and momentum are torch's. Norms without
-    running statistics are of 32 groups.
+    running statistics are of 32 groups, or as many as divide their channels.
 
     Returns:
         The configuration, or ``None`` if this is no residual network of this family.
@@ -83,7 +85,6 @@ def _fields(shapes: Shapes) -> dict[str, Any]:
         "stem": stem,
         "stem_channels": stem_channels,
         "stem_pool": "conv" if "maxpool.0.weight" in shapes else "max",
-        "norm": "batch" if _normed(shapes) else "group",
         "shortcut": _shortcut(shapes, layers, widths),
         "conv_bias": "layer1.0.conv1.bias" in shapes,
         "dimensions": 1 if height < width else 2,
@@ -91,7 +92,7 @@ def _fields(shapes: Shapes) -> dict[str, Any]:
     }
     if block == "bottleneck":
         fields["width_per_group"] = inner // groups * 64 // widths[0]
-    fields |= _attention(shapes, layers)
+    fields |= _norm(shapes) | _attention(shapes, layers)
     return fields | _head(shapes, ResNetConfig(**fields))
 
 
@@ -111,10 +112,15 @@ def _count_blocks(shapes: Shapes) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def _normed(shapes: Shapes) -> bool:
-    """Whether a norm has running statistics, or there is none."""
-    running = any(name.endswith(".running_mean") for name in shapes)
-    return running or "bn1.weight" not in shapes
+def _norm(shapes: Shapes) -> dict[str, Any]:
+    """Reads the kind of norms: a batch norm has statistics, be it only some of them."""
+    leaves = {name.rpartition(".")[2] for name in shapes}
+    if leaves & {"running_mean", "running_var", COUNTER} or "bn1.weight" not in shapes:
+        return {"norm": "batch"}
+    # As many as divide the channels of all norms: no other weight has one axis.
+    weights = [shape for n, shape in shapes.items() if n.endswith(".weight")]
+    channels = [shape[0] for shape in weights if len(shape) == 1]
+    return {"norm": "group", "norm_groups": gcd(32, *channels)}
 
 
 def _attention(shapes: Shapes, layers: tuple[int, ...]) -> dict[str, Any]:

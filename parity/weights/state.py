@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import ModuleType
@@ -123,6 +123,7 @@ def load_state_dict(
             are taken too.
         ignore: pattern or patterns of names, as ``"fc.*"``, that are not loaded,
             whether the mapping, the model or both have them: the way to another head.
+            The mapping's match with their prefix or without it.
 
     Returns:
         What was left out, and what the model kept; nothing without ``ignore``.
@@ -137,40 +138,81 @@ def load_state_dict(
     expected = hands.entries(model)
     patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     arrays, bad = convertible(mapping)
+
+    def left_out() -> tuple[str, ...]:
+        out = _like([*arrays, *bad], patterns)
+        for name in out:
+            arrays.pop(name, None)
+            bad.pop(name, None)
+        return out
+
+    kept = _like(expected, patterns)
+    wanted = {name: e for name, e in expected.items() if name not in kept}
+    out = left_out()  # before a prefix is looked for, which these need not have
     notes: list[str] = []
     if prefix := _common_prefix([*arrays, *bad], expected):
         notes.append(f"took the prefix {prefix!r} off every name")
         arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
         bad = {name.removeprefix(prefix): problem for name, problem in bad.items()}
-    counts = [name for name in expected if name.rpartition(".")[2] == COUNTER]
-    if counts and not any(name.endswith(COUNTER) for name in arrays):
-        notes.append(f"it has no {COUNTER}: set to 0")
-        arrays |= {name: np.zeros((), np.int64) for name in counts}
-
-    def ignored(names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(n for n in names if any(fnmatchcase(n, p) for p in patterns))
-
-    found = Loaded(ignored([*arrays, *bad]), kept=ignored(expected), notes=tuple(notes))
-    if found.kept and not hands.has_data(model):
+        out += left_out()
+    if not any(map(is_count, bad)) and any(map(is_count, wanted)):
+        arrays, note = with_counts(arrays)
+        notes += note
+    if kept and not hands.has_data(model):
         raise ValueError(
-            f"the model has no data, and none would come for {', '.join(found.kept)}. "
+            f"the model has no data, and none would come for {', '.join(kept)}. "
             "Make it with weights of its own"
         )
-    for name in found.left_out:
-        arrays.pop(name, None)
-        bad.pop(name, None)
-    wanted = {name: e for name, e in expected.items() if name not in found.kept}
     require(arrays, wanted, bad=bad)
     hands.assign(model, arrays)
-    return found
+    return Loaded(out, kept, notes=tuple(notes))
 
 
-def _common_prefix(names: Sequence[str], expected: Mapping[str, Entry]) -> str:
+def _like(names: Iterable[str], patterns: Sequence[str]) -> tuple[str, ...]:
+    return tuple(n for n in names if any(fnmatchcase(n, p) for p in patterns))
+
+
+def _common_prefix(names: Sequence[str], expected: Container[str]) -> str:
     """Returns what stands before every name, if what is behind it is expected."""
-    first = next(iter(expected), "")
-    found = [name.removesuffix(first) for name in names if name.endswith(f".{first}")]
-    prefix = min(found, key=len, default="")  # others end so in blocks
+    prefixes = {before for name in names for before in _before(name, expected)}
+    prefix = min(prefixes, key=len, default="")
     return prefix if all(name.startswith(prefix) for name in names) else ""
+
+
+def _before(name: str, expected: Container[str]) -> Iterator[str]:
+    """Yields what stands before the longest end of a name that is expected."""
+    parts = name.split(".")
+    ends = (".".join(parts[first:]) for first in range(len(parts)))
+    end = next((end for end in ends if end in expected), None)
+    if end is not None:
+        yield name.removesuffix(end)
+
+
+def is_count(name: str) -> bool:
+    """Whether an entry counts the batches that a norm has seen."""
+    return name.rpartition(".")[2] == COUNTER
+
+
+def with_counts(
+    arrays: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns a state with batch counts of 0, if it has none at all, and a note.
+
+    torch before 0.4.1 has none, nor have most other libraries.
+
+    Args:
+        arrays: the state, under torch's names.
+    """
+    if any(map(is_count, arrays)):
+        return dict(arrays), []
+    filled: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        filled[name] = array
+        path, dot, leaf = name.rpartition(".")
+        if leaf == "running_var":
+            filled[f"{path}{dot}{COUNTER}"] = np.zeros((), np.int64)
+    many = len(filled) > len(arrays)
+    return filled, [f"it has no {COUNTER}: set to 0"] if many else []
 
 
 def as_array(value: Any) -> np.ndarray:

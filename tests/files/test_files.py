@@ -477,5 +477,5 @@ def test_what_nobody_thought_of_is_one_line_too(
         raise AttributeError("nobody\nthought of it")
 
     torch.save(tensors, path)
-    monkeypatch.setattr(reading, "_fill_counts", fail)
+    monkeypatch.setattr(reading, "with_counts", fail)
     refused(path, "cannot be understood (AttributeError: nobody")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import pytest
 import torch
+from flax import nnx
+from hypothesis import given, settings
 from torch.utils.flop_counter import FlopCounterMode
 
 import parity
 import resnet_spec
 from parity.weights.twins import abstract_flax, abstract_torch
-from resnet_spec import get_config
-from tests.support.networks import few_of_timms
+from resnet_spec import ResNetConfig, get_config
+from tests.support.networks import configs, few_of_timms
 
 # Parameters and multiply-adds of convolutions and linear layers, computed twice
 # elsewhere: by plain arithmetic and from reference code (He et al.'s, torchvision's).
@@ -165,6 +168,40 @@ def test_both_twins_have_the_oracles_parameters_and_multiply_adds(
         assert sum(layer.parameters for layer in found) == expected[0]
         if expected[1] is not None:
             assert sum(layer.multiply_adds for layer in found) == expected[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [*((name, {}, counts[0]) for name, counts in ORACLE.items())]
+    + [(name, settings, counts[0]) for name, settings, counts in OVERRIDDEN],
+)
+def test_a_configuration_knows_its_networks_parameters(
+    name: str, settings: dict[str, Any], expected: int
+):
+    assert get_config(name).replace(**settings).weight_count == expected
+
+
+@given(config=configs())
+@settings(max_examples=60, deadline=None)
+def test_a_configuration_knows_the_parameters_of_both_its_twins(config: ResNetConfig):
+    torchs = sum(p.numel() for p in abstract_torch(config).parameters())
+    flaxs = jax.tree.leaves(nnx.state(abstract_flax(config), nnx.Param))
+    assert config.weight_count == torchs == sum(leaf.size for leaf in flaxs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "weights"),
+    [
+        ({"stem_channels": 2**15, "stem_pool": "conv"}, "9,7"),
+        ({"stem_channels": 2**15, "stem": "deep"}, "7,2"),
+        ({"widths": (2**14,) * 4, "layers": (1,) * 4, "attention": "se"}, "20,2"),
+    ],
+)
+def test_what_no_memory_holds_is_refused_wherever_it_lies(
+    settings: dict[str, Any], weights: str
+):
+    with pytest.raises(ValueError, match=f"has {weights}[0-9,]* weights; make it"):
+        get_config("resnet18").replace(**settings)
 
 
 def test_torchs_own_counter_agrees():

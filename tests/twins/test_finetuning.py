@@ -23,10 +23,13 @@ from parity.judging.tolerances import (
     G1_FORWARD,
     UNIT_ROUNDOFF,
 )
+from resnet_flax.dropping import Drop as FlaxDrop
+from resnet_flax.dropping import DropBlock2d as FlaxDropBlock2d
 from resnet_flax.dropping import DropPath as FlaxDropPath
+from resnet_flax.layers import BatchNorm2d
 from resnet_spec import ResNetConfig
-from resnet_torch.dropping import DropBlock2d, DropPath
-from tests.support.networks import TINY, flax_like, images, random_torch
+from resnet_torch.dropping import Drop, DropBlock2d, DropPath
+from tests.support.networks import TINY, flax_like, images, random_torch, run_flax
 from tests.twins.test_family import NARROW, shallow, sizes
 
 FLOAT32 = CEILINGS["float32"].ceiling
@@ -158,6 +161,59 @@ def test_freezing_keeps_keys_and_mode_and_can_be_taken_back():
     assert twin.layer2[0].bn1.use_running_average
 
 
+def _modes(network: Any) -> dict[str, bool]:
+    """What of a network trains: norms that note statistics, and what drops."""
+    if isinstance(network, torch.nn.Module):
+        found: Any = network.named_modules()
+    else:
+        found = ((".".join(map(str, p)), m) for p, m in nnx.iter_modules(network))
+    modes = {}
+    for name, module in found:
+        if isinstance(module, torch.nn.BatchNorm2d | Drop):
+            modes[name] = module.training
+        elif isinstance(module, BatchNorm2d):
+            modes[name] = not module.use_running_average
+        elif isinstance(module, FlaxDrop):
+            modes[name] = not module.deterministic
+    return modes
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_freezing_in_any_order_leaves_both_twins_in_the_same_mode(norm: Any):
+    config = DROPPING.replace(norm=norm, norm_groups=8 if norm == "group" else 32)
+    model = random_torch(config)
+    twin = flax_like(model)
+    every, modes = len(config.layers), []
+    for training in (True, False, True):
+        for network in (model, twin):
+            network.train() if training else network.eval()
+        for stages in (every, None, 1, every, 2, None, None):
+            for network in (model, twin):
+                network.freeze(stages)
+            modes.append(_modes(model))
+            assert _modes(twin) == modes[-1]
+            frozen = () if stages is None else tuple(f"{n}." for n in twin.frozen_names)
+            for name, on in modes[-1].items():
+                assert on == (training and not f"{name}.".startswith(frozen))
+    assert {any(mode.values()) for mode in modes} == {True, False}
+
+
+def test_what_is_frozen_drops_nothing_where_no_norm_has_statistics():
+    config = DROPPING.replace(norm="group", norm_groups=8, drop_block_rate=0.0)
+    model = random_torch(config).double().train()
+    x = images(config, 70, 97)
+    model.freeze(3)
+    with jax.enable_x64(True):
+        twin = flax_like(model, "float64")
+        twin.train()
+        twin.freeze(3)
+        found, _ = run_flax(twin, x)
+    with torch.no_grad():
+        trained = model(torch.from_numpy(x)).numpy()
+        assert np.array_equal(trained, model.eval()(torch.from_numpy(x)).numpy())
+    assert deviation(found, trained).l2 <= FLOAT64_BUFFERS
+
+
 @pytest.mark.parametrize("stages", [-1, 3, True, 1.0, "layer1"])
 def test_stages_that_there_are_not_cannot_be_frozen(stages: Any):
     model = random_torch(TINY)
@@ -223,6 +279,31 @@ def test_both_twins_drop_the_same_with_gradients_call_after_call():
     for i, one in enumerate(outputs):
         for other in outputs[:i]:
             assert deviation(one, other).l2 > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dynamo's own imports
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # behind a break
+def test_what_is_dropped_in_a_compiled_training_is_the_same():
+    model = random_torch(DROPPING).train()
+    x = torch.from_numpy(images(DROPPING, 70, 97, n=3).astype(np.float32))
+    expected = [model(x) for _ in range(9)]
+    state = model.state_dict()
+    model.seed_drops(0)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager")
+    frames, made, found = torch._dynamo.utils.counters["frames"], [], []
+    for _ in expected:
+        found.append(compiled(x))
+        made.append(frames["total"])
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+    assert not torch.equal(found[0], found[1])
+    assert model.state_dict().keys() == state.keys()
+    # A mask is no part of the graphs: none is made again as the calls are counted.
+    assert made[0] == made[-1] > 0
+    torch._dynamo.reset()
+    with pytest.raises(RuntimeError, match="drawn by numpy"):
+        torch.compile(model, backend="eager", fullgraph=True)(x)
 
 
 def test_a_seed_begins_anew():
@@ -316,6 +397,51 @@ def test_what_is_dropped_is_what_timm_drops_for_the_same_draw(
     kept = torch.from_numpy(path.kept(0, (3, 5, *size)))
     drawn = 1 - kept  # 0 is below the share that is kept
     assert torch.equal(path(x), timms.drop_path(x, 0.4, training=True))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("many", [3, 90])  # the pixels of 90 are beyond float16
+def test_in_half_types_both_twins_drop_and_scale_as_timm_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, many: int
+):
+    how: dict[str, Any] = {"number": 2, "square": 3, "weight": 0.5}
+    layers = (DropPath(0.3, number=2).train(), DropBlock2d(0.3, **how).train())
+    twins = (FlaxDropPath(0.3, number=2), FlaxDropBlock2d(0.3, **how))
+    x = torch.randn(many, 4, 27, 31, dtype=getattr(torch, dtype))
+    drawn = torch.empty(0)
+
+    def bernoulli(self: torch.Tensor, p: float) -> torch.Tensor:
+        given = drawn >= 1 - p if self.ndim == 4 and self.shape[2] == 1 else drawn < p
+        return self.copy_(given.to(self.dtype))
+
+    monkeypatch.setattr(torch.Tensor, "bernoulli_", bernoulli)
+    y = jnp.asarray(x.float().numpy().transpose(0, 2, 3, 1), dtype)
+    for layer, twin in zip(layers, twins, strict=True):
+        if isinstance(layer, DropPath):
+            drawn = torch.from_numpy(layer._uniform(0, (many, 1, 1, 1)))
+            expected = timms.drop_path(x, 0.3, training=True)
+        else:
+            drawn = torch.from_numpy(layer._uniform(0, (many, 1, 27, 31)))
+            expected = timms.drop_block_2d(x, 0.3, 3, 0.5)
+        found, given = layer(x), twin(y)
+        assert (found.dtype, given.dtype) == (x.dtype, y.dtype)
+        assert expected.any()
+        assert torch.equal(found, expected)
+        nchw = np.asarray(given, np.float32).transpose(0, 3, 1, 2)
+        assert np.array_equal(nchw, expected.float().numpy())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_of_a_map_that_is_dropped_whole_zeros_are_left(
+    monkeypatch: pytest.MonkeyPatch, dtype: str
+):
+    x = torch.ones(1, 4, 3, 5, dtype=getattr(torch, dtype))  # timm's is NaN in float16
+    y: Any = jnp.ones((1, 3, 5, 4), dtype)
+    for kind, ones in ((DropBlock2d, x), (FlaxDropBlock2d, y)):
+        none = np.zeros((1, 1, 3, 5), np.float32)
+        monkeypatch.setattr(kind, "kept", lambda *_, none=none: none)
+        layer: Any = kind(0.3, number=0, square=3, weight=1.0)
+        assert float(abs(layer(ones)).max()) == 0
 
 
 def test_the_shares_are_about_those_that_were_asked_for():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import parity
 from parity.weights.identify import guessed, identify
+from parity.weights.names import COUNTER
 from parity.weights.twins import abstract_torch
 from resnet_spec import ResNetConfig
-from tests.support.networks import TINY
+from tests.support.networks import TINY, random_torch
 
 MAPS = ("block_padding", "stem_padding", "pool_padding", "anti_alias")
 
@@ -68,6 +71,54 @@ def test_attention_of_another_kind_is_no_network_here(wrong: dict[str, Any]):
     shapes = {k: e.shape for k, e in parity.entries(abstract_torch(TINY)).items()}
     assert identify(shapes) == TINY
     assert identify(shapes | wrong) is None
+
+
+@pytest.mark.parametrize("lost", ["running_mean", "running_var", COUNTER])
+def test_norms_that_have_some_of_their_statistics_are_batch_norms(lost: str):
+    config = TINY.replace(widths=(32, 64))
+    entries = parity.entries(abstract_torch(config))
+    statistics = {"running_mean", "running_var", COUNTER}
+    for left in ({lost}, statistics - {lost}):
+        shapes = {
+            name: entry.shape
+            for name, entry in entries.items()
+            if name.rpartition(".")[2] not in statistics - left
+        }
+        assert identify(shapes) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "groups"),
+    [
+        ({"norm_groups": 8}, 8),
+        ({"norm_groups": 2}, 8),  # a guess, and it is said
+        ({"norm_groups": 2, "widths": (10, 20)}, 2),
+        ({"norm_groups": 32, "widths": (32, 96)}, 32),
+        ({"norm_groups": 16, "stem": "deep", "widths": (32, 64)}, 16),
+        ({"norm_groups": 16, "stem": "deep", "widths": (64, 64)}, 32),
+    ],
+)
+def test_group_norms_of_narrow_networks_have_as_many_groups_as_fit(
+    tmp_path: Path, settings: dict[str, Any], groups: int
+):
+    config = TINY.replace(norm="group", **settings)
+    found = _identified(config)
+    assert found is not None
+    assert found == config.replace(norm_groups=groups)
+    assert "norm_groups" in guessed(found)
+    path = tmp_path / "w.pth"
+    torch.save(random_torch(config).state_dict(), path)
+    state = parity.load(path)
+    assert f"are GroupNorm of {groups} groups, not BatchNorm" in str(state.notes)
+    model = parity.create_model(config, weights=path)
+    assert model.config == config
+
+
+def test_parameters_alone_are_not_taken_for_a_batch_norms_state(tmp_path: Path):
+    path = tmp_path / "w.pth"
+    torch.save(dict(random_torch(TINY).named_parameters()), path)
+    with pytest.raises(parity.CheckpointError, match="or only parameters were saved"):
+        parity.create_model(TINY, weights=path)
 
 
 def _identified(config: ResNetConfig) -> ResNetConfig | None:

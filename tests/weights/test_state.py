@@ -380,3 +380,42 @@ def test_a_prefix_that_some_names_lack_is_none():
     given["fc.weight"] = given.pop("module.fc.weight")
     with pytest.raises(CheckpointError, match=r"unexpected: module\.conv1"):
         parity.load_state_dict(resnet_torch.create_model(TINY), given)
+
+
+def test_what_is_ignored_needs_no_prefix_and_has_no_say_in_it():
+    model = random_torch(TINY)
+    state = parity.state_dict(model)
+    given: dict[str, Any] = {f"module.{name}": value for name, value in state.items()}
+    given |= {"queue": np.ones(3), "epoch": "ten", "module.head.weight": np.ones(2)}
+    del given["module.conv1.weight"]
+    other = resnet_torch.create_model(TINY)
+    before = parity.state_dict(other)
+    ignore = ("queue", "epoch", "head.*", "module.fc.bias", "conv1.*", "fc.bias")
+    loaded = parity.load_state_dict(other, given, ignore=ignore)
+    assert loaded.notes == ("took the prefix 'module.' off every name",)
+    assert set(loaded.left_out) == {"queue", "epoch", "head.weight", "module.fc.bias"}
+    assert loaded.kept == ("conv1.weight", "fc.bias")
+    found = parity.state_dict(other)
+    for name in found:
+        source = before if name in loaded.kept else state
+        assert np.array_equal(found[name], source[name]), name
+
+
+@pytest.mark.parametrize("ignore", ["*.num_batches_tracked", "*num_batches*"])
+def test_counts_that_are_ignored_are_neither_filled_in_nor_left_out(ignore: str):
+    state = parity.state_dict(random_torch(TINY))
+    given = {n: v for n, v in state.items() if not n.endswith("tracked")}
+    other: Any = resnet_torch.create_model(TINY)
+    other.bn1.num_batches_tracked += 5
+    loaded = parity.load_state_dict(other, given, ignore=ignore)
+    assert loaded.left_out == loaded.notes == ()
+    assert len(loaded.kept) == len(state) - len(given)
+    assert other.bn1.num_batches_tracked == 5
+
+
+def test_a_count_that_is_no_number_is_said_and_no_other_filled_in():
+    state: dict[str, Any] = parity.state_dict(random_torch(TINY))
+    given = {n: v for n, v in state.items() if not n.endswith("tracked")}
+    given["bn1.num_batches_tracked"] = "many"
+    with pytest.raises(CheckpointError, match=r"missing: layer1.*bn1\.num_batches_tra"):
+        parity.load_state_dict(resnet_torch.create_model(TINY), given)

@@ -291,14 +291,15 @@ def refuse_strangers(
     """
     expected = [*expected]
     stranger = _stranger(set(state).difference(expected))
+    advice = "Use the library that it is from"
     stem = any(name in state for name in ("conv1.weight", "conv1.0.weight"))
     if stem and _normed(expected) and not _normed(state):
         stranger = (
-            "has no running statistics: its norms are GroupNorm, as in resnet50_gn, or "
-            "were folded into the convolutions"
+            "has no running statistics: its norms are GroupNorm, as in resnet50_gn, "
+            "were folded into the convolutions, or only parameters were saved"
         )
+        advice = "Make that network, or save all of the state"
     if stranger:
-        advice = "Use the library that it is from"
         raise CheckpointError(stranger, path=path, advice=advice)
 
 
