@@ -129,7 +129,7 @@ def summary(
     if name is None and (size is not None or settings):
         raise ValueError("--size and --set go with a network's name")
     if plot is not None:
-        tables.require_plot(plot)
+        tables.require_plot(plot, picture=True)
     if paper:
         with status("counting"):
             table, rows = tables.of_paper(frameworks)

@@ -94,15 +94,25 @@ def of_paper(frameworks: Frameworks) -> tuple[str, list[dict[str, Any]]]:
     return table(tuple(rows[0]), cells), rows
 
 
-def require_plot(path: Path) -> None:
-    """Checks that a picture can be drawn there, before anything is counted for it.
+def require_plot(path: Path, *, picture: bool = False) -> None:
+    """Checks that something can be drawn there, before anything is counted for it.
+
+    Args:
+        path: of what is drawn.
+        picture: whether it is one, and no page.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
         OutputError: there is no such folder.
+        ValueError: no picture has this ending.
     """
-    import matplotlib  # noqa: F401  is it there?
+    from matplotlib.backend_bases import FigureCanvasBase
 
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if picture and path.suffix[1:].lower() not in kinds:
+        raise ValueError(
+            f"{path}: no picture is called so; end it in .png, .svg or .pdf"
+        )
     if not path.absolute().parent.is_dir():
         raise OutputError(path, f"there is no folder {path.parent}", "Make it first")
 

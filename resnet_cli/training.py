@@ -19,6 +19,8 @@ from rich.progress import (
 )
 
 import resnet_spec
+from parity.errors import InputError
+from parity.inputs import read_text
 from resnet_cli.failures import tell
 from resnet_cli.progress import download_bar, say_notes, status
 from resnet_spec import TrainingRecipe, get_recipe
@@ -36,6 +38,8 @@ from resnet_training import (
     open_images,
     resume,
 )
+
+_MOST_BYTES = 2**20  # of a recipe
 
 
 def recipe_of(
@@ -59,9 +63,9 @@ def recipe_of(
 
 def _read(path: str) -> TrainingRecipe:
     try:
-        return TrainingRecipe.from_json(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+        return TrainingRecipe.from_json(read_text(path, _MOST_BYTES))
+    except InputError:
+        raise
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: is no JSON ({error})") from error
     except ValueError as error:

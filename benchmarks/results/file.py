@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plans.cases import Plan
-from parity.errors import OutputError
+from parity.errors import InputError, OutputError
 from parity.files.atomic import replacing
+from parity.inputs import read_text
 from parity.machine import processor
 
 FORMAT = 2
+_MOST_BYTES = 2**26
 
 PACKAGES = (
     *("resnet-twins", "numpy", "torch", "jax", "jaxlib", "flax", "optax"),
@@ -65,7 +67,7 @@ def read(path: Path) -> dict[str, Any]:
         ValueError: it cannot be read, or is nothing of the kind.
     """
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_text(path, _MOST_BYTES))
         if found["format"] != FORMAT:
             raise ValueError(f"has format {found['format']}, not {FORMAT}")
         for case in found["cases"]:
@@ -75,11 +77,8 @@ def read(path: Path) -> dict[str, Any]:
         if "versions" not in found["environment"] or "took" not in found:
             raise ValueError("it names no versions, or no time")
         return found
-    except OSError as error:
-        raise ValueError(
-            f"{path}: cannot be read ({error.strerror}). Name a file that "
-            "`python -m benchmarks --out` wrote"
-        ) from error
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is no file of results ({error!s:.80})") from error
 

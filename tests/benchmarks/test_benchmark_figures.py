@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -205,6 +206,8 @@ def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_bad_input_gets_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     other = tmp_path / "other.json"
     other.write_text('{"format": 2, "cases": [{}]}')
+    pipe = tmp_path / "pipe.json"
+    os.mkfifo(pipe)
     for arguments, part in (
         (
             ["--profile", "slow"],
@@ -221,7 +224,8 @@ def test_bad_input_gets_one_line(capsys: pytest.CaptureFixture[str], tmp_path: P
         (["--network", "resnet18", "--size", "12"], "HEIGHTxWIDTH"),
         (["--device", "tpu"], "--device is 'tpu'; it must be cpu or cuda"),
         (["--dtype", "int8"], "--dtype is 'int8'"),
-        (["--compare", "nowhere.json"], "nowhere.json: cannot be read"),
+        (["--compare", "nowhere.json"], "nowhere.json: no such file"),
+        (["--read", str(pipe)], "pipe.json: is no regular file"),
         (["--read", str(other)], "is no file of results"),
     ):
         assert part in _fails(capsys, *arguments)

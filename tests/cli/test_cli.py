@@ -152,6 +152,8 @@ def test_bad_input_is_one_line_and_exit_code_2(call: Called, pth: Path, tmp_path
     assert "384x512" in call.error("check", "resnet18_conv_head", "--size", "224x224")
     assert "--size and --set go with" in call.error("summary", "--all", "--set", "a=1")
     assert "--plot goes with --all" in call.error("summary", "resnet18", "--plot", out)
+    line = call.error("summary", "--all", "--plot", "sizes.xyz")
+    assert "sizes.xyz: no picture is called so; end it in .png" in line
     line = call.error(
         *("predict", "x.jpg", "--model", "resnet18", "--weights", "random"),
         *("--set", "in_channels=1"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from parity.errors import CheckpointError, InputError
 from parity.judging.distance import deviation
 from parity.judging.tolerances import AFTER_STEPS
 from parity.weights.digest import differing_bits, digest
+from resnet_spec import TrainingRecipe
 from resnet_training import BEST, LAST, Options, Seen, begin, resume
 from resnet_training.engine import Backend
 from resnet_training.initial import initial_state
@@ -246,6 +249,9 @@ def test_a_run_from_a_path_goes_on_by_the_line_that_it_prints(
     assert (
         "18 images of 2 classes, 6 to validate on; 14 steps of 4, from step 4" in said
     )
+    asked = TrainingRecipe.from_json((run / "recipe.json").read_text())
+    begin(tmp_path / "b", data, asked, "flax", val_split=0.25).to()
+    same_files(tmp_path / "b", run)
 
 
 def test_a_run_knows_the_weights_that_it_began_with(done: Path, tmp_path: Path):
@@ -283,6 +289,44 @@ def test_what_fits_of_other_weights_is_taken_and_the_rest_said(
     for name, array in found.items():
         source = new if name.startswith("fc.") else given
         assert np.array_equal(array, source[name]), name
+
+
+def test_a_recipe_is_taken_from_a_file_and_options_change_it(
+    call: Called, folder_of_images: Path, tmp_path: Path
+):
+    path, run = tmp_path / "mine.json", tmp_path / "run"
+    asked = recipe(steps=2, decay="cosine", milestones=())
+    path.write_text(asked.to_json())
+    options = ("--epochs", "0.5", "--decay", "constant", "--batch", "6")
+    call("train", folder_of_images, "--recipe", path, *options, "--out", run)
+    found = TrainingRecipe.from_json((run / "recipe.json").read_text())
+    changed: dict[str, Any] = {"steps": None, "epochs": 0.5, "batch": 6}
+    assert found == replace(asked, decay="constant", **changed)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "mine.json: no such file"),
+        ("{", "mine.json: is no JSON"),
+        ("[1]", "mine.json: "),
+        ('{"batchsize": 4}', "mine.json: .*batchsize"),
+        ('{"batch": -4}', "mine.json: batch is -4; it must be an integer from 1"),
+        ("pipe", "mine.json: is no regular file"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(
+    text: str | None, said: str, call: Called, folder_of_images: Path, tmp_path: Path
+):
+    path = tmp_path / "mine.json"
+    if text == "pipe":
+        os.mkfifo(path)
+    elif text is not None:
+        path.write_text(text)
+    out = ("--out", tmp_path / "run")
+    line = call.error("train", folder_of_images, "--recipe", path, *out)
+    assert re.search(said, line)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("device", ["nonsense", "xpu:7"])
