@@ -13,7 +13,7 @@ from parity.files.sources import weights_for
 from parity.running.network import logits
 from parity.running.network import top as likeliest
 from parity.text import table
-from parity.weights.twins import build, require
+from parity.weights.twins import build, load_frameworks, require
 from resnet_cli.progress import download_bar, say_notes, status
 from resnet_spec.printable import plain
 
@@ -34,6 +34,7 @@ def predict(
     """Prints the likeliest classes of a photograph, by each framework's twin."""
     require(*frameworks)
     pixels = preprocess(image, config, weights)  # before anything is downloaded for it
+    load_frameworks(*frameworks)
     with download_bar() as progress:
         found = weights_for(
             config,

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import Sequential as Sequential  # with torch's own names: "0", "1", …
-from torch.nn.utils import skip_init
 
 from resnet_spec import ResNetConfig
 from resnet_spec.config import Padding
@@ -164,9 +163,14 @@ class Layers:
 
     def _build(self, layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # Without torch's own initialisation, which would draw from the global generator
-        # even when the caller has brought one.
+        # even when the caller has brought one. (torch's skip_init does so too, and
+        # loads sympy for it, which takes as long as a whole network.)
+        built = layer(*args, device="meta", dtype=self.dtype, **kwargs)
         device = self.device or torch.get_default_device()
-        return skip_init(layer, *args, device=device, dtype=self.dtype, **kwargs)
+        for name, parameter in built.named_parameters():
+            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            setattr(built, name, nn.Parameter(empty))
+        return built
 
     def _window(self, size: int) -> tuple[int, int]:
         return (size if self.config.dimensions == 2 else 1, size)

@@ -19,6 +19,7 @@ from typing import Any
 from parity.errors import CheckpointError
 from parity.files.atomic import replacing
 from parity.files.download import Progress as Told
+from parity.weights.twins import load_frameworks
 from resnet_spec import TrainingRecipe
 from resnet_training import checkpoint
 from resnet_training.checkpoint import BEST, LAST, Progress
@@ -410,6 +411,7 @@ def begin(
     require_batch(data.train, recipe)
     plan = Plan(recipe, len(data.train), len(data.classes))
     plan.optimizer  # noqa: B018  refuses a run that is too short for it
+    load_frameworks(backend)
     state, recipe, notes = start_of(plan, weights, progress=progress)
     at = Progress(
         step=0,

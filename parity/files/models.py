@@ -15,7 +15,7 @@ from parity.files.selecting import Selection
 from parity.files.sources import DILATION, ENDS, weights_for
 from parity.weights.changes import adapt_in_channels
 from parity.weights.state import entries, load_state_dict
-from parity.weights.twins import build, create
+from parity.weights.twins import build, create, load_frameworks
 from resnet_spec import ResNetConfig, resolve
 
 Framework = Literal["torch", "flax"]
@@ -74,6 +74,7 @@ def create_model(
     wanted = resolve(name, **overrides)
     if weights is None:
         return create(framework, wanted, seed=seed)
+    load_frameworks(framework)
     weights = os.fspath(weights)
     if weights == "random":
         chosen = weights_for(wanted, weights, seed=seed)

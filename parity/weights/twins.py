@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,17 @@ def require(*frameworks: str) -> None:
     for name in frameworks:
         if find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def load_frameworks(*frameworks: str) -> None:
+    """Imports frameworks that are needed in any case, so that no other one is.
+
+    Raises:
+        ModuleNotFoundError: one is not installed.
+    """
+    require(*frameworks)
+    for name in frameworks:
+        import_module(name)
 
 
 def abstract_torch(config: ResNetConfig, *, param_dtype: str = "float32") -> Any:
@@ -60,10 +74,14 @@ ABSTRACT = {"torch": abstract_torch, "flax": abstract_flax}
 def entries_of(config: ResNetConfig) -> dict[str, Entry]:
     """Lists names, shapes and dtypes of a network's state, from whichever twin is here.
 
+    To import a framework takes seconds: it is one that is loaded, if there is any.
+
     Raises:
         ModuleNotFoundError: neither framework is installed.
     """
-    framework = "torch" if find_spec("torch") is not None else "flax"
+    loaded = (name for name in ABSTRACT if name in sys.modules)
+    installed = (name for name in ABSTRACT if find_spec(name) is not None)
+    framework = next(chain(loaded, installed), "torch")
     return entries(ABSTRACT[framework](config))
 
 
