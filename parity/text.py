@@ -1,4 +1,4 @@
-"""Tables as plain text: they read the same in a terminal, a file and a mail."""
+"""Plain text that reads the same in a terminal, a file and a mail."""
 
 from __future__ import annotations
 
@@ -21,3 +21,14 @@ def table(heads: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
         ).rstrip()
         for line in (heads, *cells)
     )
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Returns a number of things in words.
+
+    Args:
+        number: of them.
+        one: what one is called.
+        many: what several are called; by default ``one`` with an s.
+    """
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -26,6 +26,9 @@ Stem = Literal["7x7", "3x3", "deep", "tiered"]
 StemPool = Literal["max", "conv"]
 StrideOn = Literal["1x1", "3x3"]
 
+ENDS = ("in_channels", "num_classes", "include_top")
+"""The settings that are not its body's: they may differ, and be learnt anew."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig(Channels):
@@ -341,6 +344,10 @@ class ResNetConfig(Channels):
             raise invalid("output_stride", stride, " or ".join(map(str, strides)))
         dilated = tuple(reached > stride for reached in strides[1:])
         return dataclasses.replace(self, replace_stride_with_dilation=dilated)
+
+    def with_ends_of(self, other: ResNetConfig) -> ResNetConfig:
+        """Returns this body between another network's channels and classes."""
+        return self.replace(**{end: getattr(other, end) for end in ENDS})
 
     def as_function(self) -> ResNetConfig:
         """Returns what the network computes in evaluation, whatever it trains like."""

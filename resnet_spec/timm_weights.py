@@ -235,8 +235,7 @@ def get_timm_weights(name: str, model: str | ResNetConfig | None = None) -> Timm
     found = get_config(architecture)
     if model is not None:
         config = get_config(model) if isinstance(model, str) else model
-        ends = {end: getattr(config, end) for end in _ENDS}
-        if found.replace(**ends).as_function() != config.as_function():
+        if found.with_ends_of(config).as_function() != config.as_function():
             raise ValueError(
                 f"{name} is for {describe(found)}, not {describe(config)}; make that "
                 "network, or take others of `resnet-twins list`"
@@ -246,11 +245,7 @@ def get_timm_weights(name: str, model: str | ResNetConfig | None = None) -> Timm
 
 def timm_name(config: ResNetConfig) -> str | None:
     """Returns what timm calls a network, whatever its classes and channels."""
-    ends = {end: getattr(config, end) for end in _ENDS}
     for name in list_models(exclude=_NOT_TIMMS):
-        if get_config(name).replace(**ends).as_function() == config.as_function():
+        if get_config(name).with_ends_of(config).as_function() == config.as_function():
             return name
     return None
-
-
-_ENDS = ("in_channels", "num_classes", "include_top")

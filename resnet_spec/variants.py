@@ -229,12 +229,8 @@ def describe(config: ResNetConfig) -> str:
 
 def closest_name(config: ResNetConfig) -> str | None:
     """Returns the name of a network with this body, whatever its input and head."""
-    outer = {field: getattr(config, field) for field in _OUTER}
-    names = [name for name, row in _VARIANTS.items() if row.replace(**outer) == config]
-    return next(iter(names), None)
-
-
-_OUTER = ("num_classes", "in_channels", "include_top")
+    rows = _VARIANTS.items()
+    return next((n for n, row in rows if row.with_ends_of(config) == config), None)
 
 
 def resolve(name_or_config: str | ResNetConfig, /, **overrides: Any) -> ResNetConfig:

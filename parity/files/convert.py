@@ -21,6 +21,7 @@ from parity.files.reading import (
 from parity.files.selecting import Selection
 from parity.files.stages import measured, stage
 from parity.files.writing import CARDED, USUAL_DIALECT, format_of, save
+from parity.text import counted
 from parity.weights.changes import cast
 from parity.weights.dialects.recognising import (
     ADVICE,
@@ -163,7 +164,8 @@ def convert(
     kept = speech.names(found)
     if len(kept) < len(arrays):
         dropped = len(arrays) - len(kept)
-        notes.append(f"left out {dropped} batch counts, which {speech.name} has not")
+        counts = counted(dropped, "batch count")
+        notes.append(f"left out {counts}, which {speech.name} has not")
     return Conversion(
         source=state.path,
         kind=state.kind,

@@ -144,13 +144,12 @@ def labels_in(told: Mapping[str, Any]) -> tuple[str, ...]:
 
 def anti_aliased(config: ResNetConfig) -> list[str]:
     """Returns the networks of timm whose weights look like those of a network."""
-    fields = ("num_classes", "in_channels", "include_top")
-    same = {field: getattr(config, field) for field in fields}
     rows = {name: resnet_spec.get_config(name) for name in resnet_spec.list_models()}
     return [
         name
         for name, row in rows.items()
-        if row.anti_alias != "none" and row.replace(anti_alias="none", **same) == config
+        if row.anti_alias != "none"
+        and row.replace(anti_alias="none").with_ends_of(config) == config
     ]
 
 

@@ -12,11 +12,12 @@ from parity.errors import TransferWarning
 from parity.files.download import Progress
 from parity.files.hub_address import is_remote
 from parity.files.selecting import Selection
-from parity.files.sources import DILATION, ENDS, weights_for
+from parity.files.sources import DILATION, weights_for
 from parity.weights.changes import adapt_in_channels
 from parity.weights.state import entries, load_state_dict
 from parity.weights.twins import build, create, load_frameworks
 from resnet_spec import ResNetConfig, resolve
+from resnet_spec.config import ENDS
 
 Framework = Literal["torch", "flax"]
 
@@ -106,7 +107,8 @@ def create_model(
     ]
     new = [name for name in other if name in shapes]
     if new:
-        notes.append(f"{', '.join(new)} are new and random: train them")
+        are, them = ("are", "them") if len(new) > 1 else ("is", "it")
+        notes.append(f"{', '.join(new)} {are} new and random: train {them}")
     load_state_dict(model, state, ignore=other)
     if notes:
         name = weights if is_remote(weights) else Path(weights).name

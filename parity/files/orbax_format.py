@@ -64,7 +64,7 @@ def read_orbax(path: Path, hear: Hear) -> Content:
     value = _read(files, named, size)
     content = Content("Orbax", value, size=size)
     if left:
-        content.notes.append(f"left out what are no arrays: {', '.join(left)}")
+        content.notes.append(f"left out what is no array: {', '.join(left)}")
     return content
 
 

@@ -31,6 +31,7 @@ from parity.files.hub_config import (
 from parity.files.selecting import Selection, unwrapped
 from parity.files.stages import stage
 from parity.files.values import leaf_problem, require_names, require_values
+from parity.text import counted
 from parity.weights.dialects.recognising import OWN, Recognised, recognise
 from parity.weights.digest import digest
 from parity.weights.identify import guessed, identify
@@ -176,7 +177,7 @@ def _without_slots(value: Mapping[Any, Any], notes: list[str]) -> dict[Any, Any]
     """Returns a run's network alone; what else is in its file has slashes."""
     own = {name: leaf for name, leaf in value.items() if "/" not in str(name)}
     if len(own) < len(value):
-        notes.append(f"left {len(value) - len(own)} arrays of its training")
+        notes.append(f"left {counted(len(value) - len(own), 'array')} of its training")
     return own
 
 
@@ -230,8 +231,8 @@ def _assumed(found: Recognised, name: str) -> Iterator[str]:
         )
     alike = anti_aliased(network) if network is not None else []
     if alike and not of_name(name):
-        what = " and ".join(alike)
-        yield f"{_ASSUMED} that it is not timm's {what}, which has the same names"
+        what, have = " or ".join(alike), "has" if len(alike) == 1 else "have"
+        yield f"{_ASSUMED} that it is not timm's {what}, which {have} the same names"
 
 
 def notes_of(state: StateDict, *, named: bool) -> list[str]:

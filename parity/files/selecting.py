@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from parity.errors import CheckpointError
+from parity.text import counted
 from parity.weights.dialects.recognising import require_dialect, what_it_is
 from resnet_spec.printable import plain
 
@@ -188,7 +189,9 @@ def _under(value: dict[Any, Any], prefix: str, notes: list[str]) -> dict[Any, An
             advice="Choose with a prefix that ends in a dot or a slash",
         )
     left = len(value) - len(found)
-    notes.append(f"took what begins with {prefix!r}, and left out {left} others")
+    notes.append(
+        f"took what begins with {prefix!r}, and left out {counted(left, 'other')}"
+    )
     return found
 
 
@@ -209,7 +212,7 @@ def _renamed(value: dict[Any, Any], rule: str, notes: list[str]) -> dict[Any, An
                 f"{target} would be there twice", advice=f"--rename {rule} makes it so"
             )
         found[target] = leaf
-    notes.append(f"renamed {many} entries as {rule}")
+    notes.append(f"renamed {counted(many, 'entry', 'entries')} as {rule}")
     return found
 
 

@@ -31,12 +31,10 @@ from resnet_spec import (
     is_published,
     is_timm,
 )
-
-ENDS = ("in_channels", "num_classes", "include_top")
-"""The settings in which a network may differ from its weights, and be learnt anew."""
+from resnet_spec.config import ENDS
 
 DILATION = "replace_stride_with_dilation"
-"""The one in which it may differ, and have all of them."""
+"""The setting in which a network may differ from its weights, and have all of them."""
 
 
 @dataclass(frozen=True)

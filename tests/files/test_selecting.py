@@ -15,9 +15,11 @@ import pytest
 import torch
 
 import parity
+from parity.files import reading
+from parity.weights.dialects.recognising import OWN, Recognised
 from parity.weights.digest import differing_bits
 from parity.weights.twins import entries_of
-from resnet_spec import ResNetConfig
+from resnet_spec import ResNetConfig, get_config
 from tests.support.corpus import refused
 
 BASIC = ResNetConfig(block="basic", layers=(2, 1, 3), widths=(8, 16, 24), num_classes=7)
@@ -206,3 +208,33 @@ def test_a_choice_that_leads_nowhere_is_one_line(
 def test_a_rule_that_is_none_is_refused(rename: str):
     with pytest.raises(ValueError, match="write it as OLD=NEW"):
         parity.load("nowhere.pth", rename=[rename])
+
+
+def test_notes_count_one_and_many(path: Path, tensors):
+    inner = {f"net.{name}": tensor for name, tensor in tensors.items()}
+    for more in (1, 2):
+        others = {f"other{i}.weight": torch.ones(1) for i in range(more)}
+        torch.save(inner | others, path)
+        said = f"left out {'1 other' if more == 1 else '2 others'}"
+        assert any(n.endswith(said) for n in parity.load(path, prefix="net").notes)
+    torch.save(tensors, path)
+    for rule, many in (("fc.bias=fc.bias", "1 entry"), ("fc.*=fc.*", "2 entries")):
+        notes = parity.load(path, rename=rule).notes
+        assert f"renamed {many} as {rule}" in notes
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet18", "resnetblur18, which has the"),
+        ("resnet50d", "resnetblur50d or resnetaa50d, which have the"),
+    ],
+)
+def test_of_networks_with_the_same_names_all_are_named(name: str, said: str):
+    config = get_config(name)
+    arrays = {
+        name: np.broadcast_to(np.float32(0), entry.shape)
+        for name, entry in entries_of(config).items()
+    }
+    (note,) = reading._assumed(Recognised(arrays, OWN, None, (), ()), "w.pth")
+    assert note.endswith(f"that it is not timm's {said} same names")

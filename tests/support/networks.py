@@ -26,6 +26,10 @@ TORCHVISION_NAMES = (
     *("wide_resnet50_2", "wide_resnet101_2"),
 )
 
+_OTHERS = ("cifar_*", "plain*", "resnet18_1d", "*_v1", "*_conv_head", "resnet50d")
+TIMMS = frozenset(resnet_spec.list_models(exclude=(*TORCHVISION_NAMES, *_OTHERS)))
+"""Names that only timm's module has; resnet50d is tried with those of the papers."""
+
 _MOST_WEIGHTS = 80_000_000
 
 _QUICK = ("resnet10t", "resnet50_gn", "resnetblur18", "resnetrs50", "ecaresnet26t")
@@ -34,7 +38,7 @@ _QUICK = ("resnet10t", "resnet50_gn", "resnetblur18", "resnetrs50", "ecaresnet26
 
 def few_of_timms(names: Iterable[str]) -> list[Any]:
     """Leaves most of timm's names, whose parts others have, to the exhaustive tests."""
-    timms = set(resnet_spec.list_models()[29:]).difference(_QUICK)
+    timms = TIMMS.difference(_QUICK)
     most = pytest.mark.exhaustive
     return [pytest.param(n, marks=most if n in timms else ()) for n in names]
 
@@ -46,7 +50,7 @@ def without_large_ones(names: Iterable[str]) -> list[Any]:
     """
 
     def marks(name: str) -> Any:
-        timms = name in resnet_spec.list_models()[29:] and name not in _QUICK
+        timms = name in TIMMS.difference(_QUICK)
         if timms or get_config(name).weight_count > _MOST_WEIGHTS:
             return pytest.mark.exhaustive
         return pytest.mark.slow if name in _QUICK and name != "resnet10t" else ()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from flax import nnx
 from timm.layers.eca import EcaModule
 from timm.layers.squeeze_excite import SEModule
 
@@ -118,26 +119,28 @@ PARTS = {
     [
         pytest.param(
             str(name),
-            marks=() if name in ("resnetrs50", "ecaresnet50t") else pytest.mark.slow,
+            marks=() if name in ("resnetrs50", "ecaresnet26t") else pytest.mark.slow,
         )
         for name in (p.values[0] for p in _few(NAMES) if not p.marks)
     ],
 )
 def test_the_flax_twin_is_timms_network(name: str):
     config = shallow(name)
-    model, _ = theirs_and_ours(name, config, channels=NARROW, **SHALLOW)
-    ours = resnet_torch.create_model(config).double().eval()
-    parity.load_state_dict(ours, parity.state_dict(model))
-    size = sizes(config)[1]
-    x = torch.randn(2, 3, *size, dtype=torch.float64)
-    for mode in (False, True):
+    model, ours = theirs_and_ours(name, config, channels=NARROW, **SHALLOW)
+    even, odd = sizes(config)
+    for mode, size in ((False, even), (False, odd), (True, even), (True, odd)):
+        x = torch.randn(2, 3, *size, dtype=torch.float64)
         with torch.no_grad():
+            parity.load_state_dict(model, parity.state_dict(ours))
             expected = model.train(mode)(x).numpy()
         with jax.enable_x64(True):
             twin = flax_like(ours, "float64")
             twin.train() if mode else twin.eval()
-            found, _ = run_flax(twin, x.numpy())
+            found, used = run_flax(twin, x.numpy())
+            after = parity.state_dict(used)
         assert deviation(found, expected).l2 <= FLOAT64_BUFFERS
+        for key, value in parity.state_dict(model).items():
+            assert deviation(after[key], value).l2 <= FLOAT64_BUFFERS, key
 
 
 def _by_kind(names: tuple[str, ...]) -> list[Any]:
@@ -204,6 +207,40 @@ def test_gradients_are_timms(name: str):
     for key, expected in theirs.items():
         found = deviation(ours[key].numpy(), expected.numpy())
         assert found.l2 <= FLOAT64_BUFFERS, key
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "ecaresnet50t" else pytest.mark.slow)
+        for name in PARTS
+    ],
+)
+def test_gradients_of_the_flax_twin_are_timms(name: str):
+    config = shallow(name)
+    model, ours = theirs_and_ours(name, config, channels=NARROW, **SHALLOW)
+
+    @nnx.jit
+    def gradients(twin: Any, x: jax.Array) -> tuple[nnx.State, jax.Array]:
+        return nnx.grad(lambda t, y: (t(y) ** 2).sum(), argnums=(0, 1))(twin, x)
+
+    for size in sizes(config):
+        x = torch.randn(3, 3, *size, dtype=torch.float64).requires_grad_()
+        model.zero_grad()
+        (model.train()(x) ** 2).sum().backward()
+        assert x.grad is not None
+        with jax.enable_x64(True):
+            twin: Any = flax_like(ours, "float64")
+            twin.train()
+            y = jnp.asarray(x.detach().numpy().transpose(0, 2, 3, 1))
+            found, by_images = gradients(twin, y)
+            nnx.update(twin, found)
+            by_name = parity.state_dict(twin)
+            images = np.asarray(by_images).transpose(0, 3, 1, 2)
+        assert deviation(images, x.grad.numpy()).l2 <= FLOAT64_BUFFERS
+        for key, parameter in model.named_parameters():
+            error = deviation(by_name[key], parameter.grad.numpy())
+            assert error.l2 <= FLOAT64_BUFFERS, key
 
 
 @pytest.mark.parametrize("ratio", [1 / 16, 0.25, 0.1, 1.0])
