@@ -10,6 +10,9 @@ from parity.errors import (
     OutputError,
     TransferWarning,
 )
+from parity.exporting import Export, ProgramError, export
+from parity.exports.facts import Program
+from parity.exports.programs import load_exported
 from parity.files.convert import Conversion, convert
 from parity.files.download import download
 from parity.files.models import create_model
@@ -19,6 +22,7 @@ from parity.files.writing import save
 from parity.images import load_image, random_images
 from parity.judging.check import check, compare_modules
 from parity.judging.gates import FORWARD, GATES, TRAINING
+from parity.judging.programs import check_program
 from parity.judging.report import Report
 from parity.judging.steps import compare_training
 from parity.mutants.selftest import self_test
@@ -37,10 +41,13 @@ __all__ = [
     "CheckpointError",
     "Conversion",
     "DownloadError",
+    "Export",
     "InputError",
     "Layer",
     "Loaded",
     "OutputError",
+    "Program",
+    "ProgramError",
     "Report",
     "StateDict",
     "TransferWarning",
@@ -48,6 +55,7 @@ __all__ = [
     "adapt_in_channels",
     "cast",
     "check",
+    "check_program",
     "compare_modules",
     "compare_training",
     "convert",
@@ -55,8 +63,10 @@ __all__ = [
     "digest_of",
     "download",
     "entries",
+    "export",
     "layers",
     "load",
+    "load_exported",
     "load_image",
     "load_state_dict",
     "preprocess",
