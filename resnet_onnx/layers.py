@@ -113,9 +113,7 @@ class Layers:
         """Normalisation by what the state has; nothing, where all are folded."""
         config = self.config
         if config.norm == "group":
-            entries = self._entries(name, "weight", "bias")
-            how: Any = {"epsilon": config.norm_eps, "num_groups": config.norm_groups}
-            return self.add("GroupNormalization", name, x, *entries, **how)
+            return self._group_norm(name, x)
         if self.folded:
             return x
         entries = self._entries(name, "weight", "bias", "running_mean", "running_var")
@@ -196,6 +194,10 @@ class Layers:
         """The same values in another shape: 0 keeps an axis, -1 is what is left."""
         return self.add("Reshape", name, x, self.constant(*shape))
 
+    @property
+    def _computed_in(self) -> int:
+        return COMPUTED_IN[dtype_of(self.state)]
+
     def cast(self, name: str, x: str, dtype: str = "float32") -> str:
         """The same values in another dtype."""
         return self.add("Cast", name, x, to=COMPUTED_IN[dtype])
@@ -212,6 +214,26 @@ class Layers:
         array = np.array(numbers, np.int64)
         self.tensors[name] = numpy_helper.from_array(array, name)
         return name
+
+    def _group_norm(self, name: str, x: str) -> str:
+        """Each group normalised as one row; some runtimes crash on ONNX's own."""
+        inside, groups = self.inside(name), self.config.norm_groups
+        units = []
+        for word, array in (("ones", np.ones(groups)), ("zeros", np.zeros(groups))):
+            tensor = helper.make_tensor(word, self._computed_in, (groups,), array)
+            self.tensors[word] = tensor
+            units.append(word)
+        rows = inside.reshaped("rows", x, [0, groups, -1])
+        eps = self.config.norm_eps
+        rows = inside.add("InstanceNormalization", "normal", rows, *units, epsilon=eps)
+        y = inside.add("Reshape", "map", rows, inside.add("Shape", "shape", x))
+        weight, bias = (
+            inside.reshaped(f"{leaf}.map", entry, [-1, 1, 1])
+            for leaf, entry in zip(
+                ("weight", "bias"), self._entries(name, "weight", "bias"), strict=True
+            )
+        )
+        return self.add("Add", name, inside.add("Mul", "scaled", y, weight), bias)
 
     def _mean(
         self, name: str, x: str, window: tuple[int, ...], strides: list[int], **how: Any

@@ -11,8 +11,8 @@ from resnet_onnx.layers import Layers, dtype_of
 from resnet_onnx.resnet import resnet
 from resnet_spec import Preprocessing, ResNetConfig, __version__
 
-OPSET, IR_VERSION = 21, 10
-"""Of ONNX 1.16: the first whose group norm scales each channel."""
+OPSET, IR_VERSION = 18, 8
+"""Of ONNX 1.13, so that older runtimes take a graph too."""
 
 COUNTER = "num_batches_tracked"
 """What evaluation does without."""
