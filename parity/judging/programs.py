@@ -24,7 +24,6 @@ from parity.running.seen import Seen
 from parity.running.taps import OUTPUT, Inputs, Quantity, blamed
 from parity.running.translation import NAMES
 from parity.weights.digest import digest
-from parity.weights.torch_state import unwrapped
 from resnet_spec import ResNetConfig
 
 GATES = ("G2", "G3", "G5")
@@ -58,7 +57,9 @@ def check_program(
     Returns:
         The report. A program that raises has failed.
     """
+    # Here, and not above: importing parity imports no framework.
     from parity.running.torch_network import TorchNetwork
+    from parity.weights.torch_state import unwrapped
 
     network = TorchNetwork(unwrapped(torch_model))
     with tempfile.TemporaryDirectory(prefix="resnet-twins-") as folder:
