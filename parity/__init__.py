@@ -26,6 +26,7 @@ from parity.judging.programs import check_program
 from parity.judging.report import Report
 from parity.judging.steps import compare_training
 from parity.mutants.selftest import self_test
+from parity.quantizing import Loss, Quantized, quantize
 from parity.running.layers import Layer, layers
 from parity.weights.changes import adapt_in_channels, cast
 from parity.weights.dialects import DIALECTS
@@ -45,9 +46,11 @@ __all__ = [
     "InputError",
     "Layer",
     "Loaded",
+    "Loss",
     "OutputError",
     "Program",
     "ProgramError",
+    "Quantized",
     "Report",
     "StateDict",
     "TransferWarning",
@@ -70,6 +73,7 @@ __all__ = [
     "load_image",
     "load_state_dict",
     "preprocess",
+    "quantize",
     "random_images",
     "random_state",
     "save",

@@ -114,7 +114,7 @@ def export(
             written as one.
     """
     require("torch")
-    config, state = _opened(model)
+    config, state = configured(model)
     path = Path(path)
     to = to or container_of(path)
     if to in CONTAINERS and container_of(path) != to:
@@ -272,7 +272,15 @@ def _as_images(batch: np.ndarray, program: Program) -> np.ndarray:
     return images.astype(DTYPES[program.facts.dtype]).astype(np.float32)
 
 
-def _opened(model: Any) -> tuple[ResNetConfig, Mapping[str, np.ndarray]]:
+def configured(model: Any) -> tuple[ResNetConfig, Mapping[str, np.ndarray]]:
+    """Returns a network's configuration and state.
+
+    Args:
+        model: either twin, or a pair of both.
+
+    Raises:
+        ValueError: it is none of this package.
+    """
     if isinstance(model, tuple):
         config, state = model
     else:

@@ -55,6 +55,14 @@ def export(
             "cut already.",
         ),
     ] = False,
+    int8: Annotated[
+        Optional[Path],  # noqa: UP045  see to
+        typer.Option(
+            metavar="FOLDER",
+            help="Round to 8 bits, calibrated on its photographs; says what is lost.",
+            readable=False,
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace files that are there.")
     ] = False,
@@ -71,7 +79,8 @@ def export(
     """Write a network as a program that its own runtime runs; exit code 1 if it fails.
 
     It is judged by gates G2, G3 and G5 against the torch twin in float64, and OUT is
-    there only if it passes, with a certificate beside it.
+    there only if it passes, with a certificate beside it. What --int8 writes is not
+    equal, and is not judged: what it loses is said.
     """
     from parity.exporting import ProgramError
     from parity.exporting import export as write
@@ -100,10 +109,15 @@ def export(
         )
     except FieldError as error:
         raise ValueError(f"--{error}") from error
+    if int8 is not None and (to, dtype) != ("onnx", "float32"):
+        raise ValueError("--int8 is for --to onnx, and goes without --dtype")
     how = _preprocessing(recipe.config, weights) if preprocessing else None
     with download_bar() as progress:
         chosen = recipe.choose(progress)
     say_notes(weights, chosen.notes)
+    if int8 is not None:
+        _round(recipe.config, chosen.state, out, int8, weights, how, force, as_json)
+        return
     try:
         with status(f"exporting {name}") as say:
             done = write(
@@ -139,6 +153,45 @@ def export(
     print(f"loaded again and run on images of {sizes}\n")
     print(done.report.brief())
     print(f"\ncertificate: {plain(str(done.certificate))}")
+
+
+def _round(
+    config: Any,
+    state: Any,
+    out: Path,
+    folder: Path,
+    weights: str,
+    inside: Any,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Writes a program of 8-bit integers, and says what it loses."""
+    from dataclasses import asdict
+
+    from parity.quantizing import photographs, quantize
+    from resnet_cli.progress import status
+
+    images = photographs(folder, config, inside or _preprocessing(config, weights))
+    if inside is None:
+        images = _normal(images, _preprocessing(config, weights))
+    with status(f"rounding {out.name}") as say:
+        done = quantize(
+            *((config, state), out, images),
+            preprocessing=inside,
+            overwrite=force,
+            progress=say,
+        )
+    if as_json:
+        print(json.dumps({"program": str(out), **asdict(done.loss)}, indent=2))
+        return
+    print(plain(f"{out}: {done.loss.bytes:,} bytes, {len(images)} photographs"))
+    print(done.loss)
+
+
+def _normal(pixels: Any, how: Any) -> Any:
+    from parity.images import normalised
+
+    return normalised(pixels, how.mean, how.std)
 
 
 def _preprocessing(config: Any, weights: str) -> Any:

@@ -29,6 +29,7 @@ FLOORS: dict[str, int] = {
     "parity.mutants": 6,
     "parity.reports": 6,
     "parity.exporting": 6,
+    "parity.quantizing": 6,
     "parity.recipe": 6,
     "parity": 7,
     "resnet_cli": 7,
