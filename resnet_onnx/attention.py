@@ -21,3 +21,15 @@ def efficient_attention(layers: Layers, x: str) -> str:
 
 
 KINDS = {"se": squeeze_excite, "eca": efficient_attention}
+
+
+def attention(layers: Layers, x: str) -> str:
+    """Adds what weighs the channels, if anything does."""
+    kind = layers.config.attention
+    if kind == "none":
+        return x
+    if kind not in KINDS:
+        raise ValueError(
+            f"attention {kind!r} has no graph; resnet_onnx.attention.KINDS is its place"
+        )
+    return KINDS[kind](layers, x)

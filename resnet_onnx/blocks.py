@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from resnet_onnx.attention import KINDS
+from resnet_onnx.attention import attention
 from resnet_onnx.layers import Layers
 from resnet_spec.plan import BlockPlan
 
@@ -48,8 +48,7 @@ BLOCKS = {"basic": basic_block, "bottleneck": bottleneck}
 
 def added(layers: Layers, plan: BlockPlan, out: str, x: str) -> str:
     """Weighs the channels of a block's branch, and adds what stands beside it."""
-    if layers.config.attention != "none":
-        out = KINDS[layers.config.attention](layers.inside("se"), out)
+    out = attention(layers.inside("se"), out)
     if layers.config.shortcut == "none":
         return out
     return layers.add("Add", "sum", out, shortcut(layers, plan, x))

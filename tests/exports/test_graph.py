@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import io
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -15,11 +19,14 @@ import torch
 from hypothesis import given, settings
 
 import parity
-import resnet_torch
+import resnet_torch.layers
 from parity.judging.distance import deviation
 from parity.judging.tolerances import CEILINGS
 from resnet_onnx import graph
+from resnet_onnx.attention import KINDS
+from resnet_onnx.layers import Layers
 from resnet_spec import ResNetConfig, get_config, list_models
+from resnet_spec.attention import ATTENTION
 from resnet_spec.plan import stages
 from tests.support.examples import examples
 from tests.support.networks import (
@@ -50,6 +57,45 @@ def _openvino(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 def _expected(model: Any, x: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return model.eval().double()(torch.from_numpy(x)).numpy()
+
+
+def _functions(module: Any) -> list[str]:
+    tree = ast.parse(Path(inspect.getfile(module)).read_text("utf-8"))
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    return [
+        node.name.lower().replace("_", "")
+        for node in tree.body
+        if isinstance(node, kinds)
+    ]
+
+
+@pytest.mark.parametrize("name", ["resnet", "blocks", "attention"])
+def test_the_graph_is_written_in_the_order_and_by_the_names_of_the_twins(name: str):
+    ours, theirs = (
+        _functions(import_module(f"{package}.{name}"))
+        for package in ("resnet_onnx", "resnet_torch")
+    )
+    assert ours == theirs
+
+
+def test_layers_have_the_names_and_the_order_of_the_twins():
+    ours, theirs = (
+        [name for name, value in vars(maker).items() if inspect.isfunction(value)]
+        for maker in (Layers, resnet_torch.layers.Layers)
+    )
+    shared = [name for name in theirs if name in ours and name[0] != "_"]
+    assert [name for name in ours if name in shared] == shared
+    assert len(shared) == 15
+
+
+def test_every_attention_has_a_graph_and_another_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    assert KINDS.keys() == ATTENTION.keys()
+    monkeypatch.delitem(KINDS, "se")
+    config = TINY.replace(attention="se")
+    with pytest.raises(ValueError, match="attention 'se' has no graph"):
+        graph(config, parity.state_dict(random_torch(config)))
 
 
 def _too_odd(config: ResNetConfig) -> bool:
