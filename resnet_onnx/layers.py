@@ -81,8 +81,9 @@ class Layers:
         bias: bool | None = None,
     ) -> str:
         """A convolution that keeps the map's size at stride 1; padded as in a block."""
-        bias = self.config.conv_bias if bias is None else bias
-        leaves = ("weight", "bias") if bias or self.folded else ("weight",)
+        if bias is None:  # a norm behind it leaves one, if it is folded
+            bias = self.config.conv_bias or self.folded
+        leaves = ("weight", "bias") if bias else ("weight",)
         entries = self._entries(name, *leaves)
         kernel = self.state[f"{self.path}{name}.weight"].shape[2:]
         same = (padding or self.config.block_padding) == "same" and stride > 1

@@ -52,7 +52,8 @@ def head(layers: Layers, x: str) -> str:
         x = layers.avgpool_along("avgpool", x, SIGNAL_POOL)
         x = layers.linear("fc", layers.flatten("flatten", x))
         return layers.reshaped("as_signal", x, [0, 1, 1, -1])
-    x = layers.conv("conv2", layers.maxpool("maxpool2", x, 3, stride=2))
+    x = layers.maxpool("maxpool2", x, 3, stride=2)
+    x = layers.conv("conv2", x, bias=layers.config.conv_bias)
     return layers.linear("fc2", layers.linear("fc1", layers.flatten("flatten", x)))
 
 

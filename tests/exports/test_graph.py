@@ -123,6 +123,8 @@ def test_any_network_is_the_same_in_a_graph_or_refused_in_one_line(
     found, expected = _run(made, x), _expected(model, x)
     assert found.dtype == np.float32
     assert deviation(found, expected).l2 < 10 * ROUNDING
+    folded = parity.state_dict(resnet_torch.fuse(random_torch(config)))
+    assert deviation(_run(graph(config, folded), x), expected).l2 < 10 * ROUNDING
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ CONFIGS = {
     "in groups": TINY_BOTTLENECK.replace(norm="group", norm_groups=4, attention="eca"),
     "deep": TINY.replace(stem="deep", shortcut="D", anti_alias="blur"),
     "without a top": TINY.replace(include_top=False),
+    "conv": TINY.replace(head="conv", widths=(8, 8)),
     "signal": TINY.replace(dimensions=1, head="signal", signal_width=64, stem="3x3"),
 }
 
@@ -80,7 +81,8 @@ def test_an_engine_computes_what_the_network_does_for_every_shape(
     config = CONFIGS[kind]
     run = _compiled(twin, config, engine)
     model: Any = random_torch(config).eval().double()
-    sizes = ((1, 64), (1, 64)) if kind == "signal" else ((40, 33), (33, 47))
+    natural = (config.natural_size,) * 2
+    sizes = natural if config.head != "linear" else ((40, 33), (33, 47))
     for n, size in zip((2, 1), sizes, strict=True):
         x = images(config, *size, n=n).astype(np.float32)
         with torch.no_grad():
