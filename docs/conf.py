@@ -37,7 +37,7 @@ python_use_unqualified_type_names = True
 nitpick_ignore_regex = [
     (
         "py:.*",
-        r"(collections|os|pathlib|numpy|PIL|torch|jax|jaxlib|jaxtyping|flax)\..*",
+        r"(collections|os|pathlib|numpy|PIL|torch|jax|jaxlib|jaxtyping|flax|onnx)\..*",
     ),
     ("py:class", r"Array|Tensor|Float|Int|Num"),
     (

@@ -10,6 +10,9 @@ from parity.errors import (
     OutputError,
     TransferWarning,
 )
+from parity.exporting import Export, ProgramError, export
+from parity.exports.facts import Program
+from parity.exports.programs import load_exported
 from parity.files.convert import Conversion, convert
 from parity.files.download import download
 from parity.files.models import create_model
@@ -19,9 +22,11 @@ from parity.files.writing import save
 from parity.images import load_image, random_images
 from parity.judging.check import check, compare_modules
 from parity.judging.gates import FORWARD, GATES, TRAINING
+from parity.judging.programs import check_program
 from parity.judging.report import Report
 from parity.judging.steps import compare_training
 from parity.mutants.selftest import self_test
+from parity.quantizing import Loss, Quantized, quantize
 from parity.running.layers import Layer, layers
 from parity.weights.changes import adapt_in_channels, cast
 from parity.weights.dialects import DIALECTS
@@ -37,10 +42,15 @@ __all__ = [
     "CheckpointError",
     "Conversion",
     "DownloadError",
+    "Export",
     "InputError",
     "Layer",
     "Loaded",
+    "Loss",
     "OutputError",
+    "Program",
+    "ProgramError",
+    "Quantized",
     "Report",
     "StateDict",
     "TransferWarning",
@@ -48,6 +58,7 @@ __all__ = [
     "adapt_in_channels",
     "cast",
     "check",
+    "check_program",
     "compare_modules",
     "compare_training",
     "convert",
@@ -55,11 +66,14 @@ __all__ = [
     "digest_of",
     "download",
     "entries",
+    "export",
     "layers",
     "load",
+    "load_exported",
     "load_image",
     "load_state_dict",
     "preprocess",
+    "quantize",
     "random_images",
     "random_state",
     "save",

@@ -159,11 +159,26 @@ def prepare(
     width, height = image.size
     left, top = round((width - crop) / 2), round((height - crop) / 2)
     image = image.crop((left, top, left + crop, top + crop))
-    pixels = np.asarray(image, np.float32).transpose(2, 0, 1)
+    return normalised(np.asarray(image)[None], mean, std)
+
+
+def normalised(
+    pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]
+) -> np.ndarray:
+    """Scales pixels to [0, 1] and normalises them.
+
+    Args:
+        pixels: uint8 of shape (n, h, w, 3).
+        mean: of red, green and blue.
+        std: of the same.
+
+    Returns:
+        float32 of shape (n, 3, h, w).
+    """
+    planes = pixels.astype(np.float32).transpose(0, 3, 1, 2)
     center, scale = (np.array(v, np.float32)[:, None, None] for v in (mean, std))
     # In float32 and in this order: x/255, then -mean, then /std. No two steps commute.
-    normal = (pixels / np.float32(255) - center) / scale
-    return np.ascontiguousarray(normal)[None]
+    return np.ascontiguousarray((planes / np.float32(255) - center) / scale)
 
 
 def random_images(shape: tuple[int, int, int, int], *, seed: int) -> np.ndarray:

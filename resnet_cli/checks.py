@@ -11,6 +11,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from parity.errors import OutputError
+from parity.exporting import ProgramRecipe
 from parity.files.atomic import replacing
 from parity.judging.report import Report
 from parity.mutants import selftest
@@ -21,6 +22,7 @@ from parity.weights.twins import require
 from resnet_cli import tables
 from resnet_cli.failures import tell
 from resnet_cli.progress import download_bar, say_notes, status
+from resnet_spec.printable import plain
 
 
 def check(
@@ -100,13 +102,19 @@ def check_run(
 def verify(path: Path, *, weights: str | None) -> bool:
     """Runs a certificate's check again; prints and says whether it is confirmed."""
     certified = certificates.read_certificate(path)
+    asked = certified["recipe"]
     try:
-        recipe = Recipe.from_certificate(certified.get("recipe"))
+        of_program = "program" in asked
+        kind = ProgramRecipe if of_program else Recipe
+        recipe = kind.from_certificate(asked)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if weights is not None:  # they may lie elsewhere here
         recipe = recipe.with_weights(weights)
-    what, report = _run(recipe)
+    if isinstance(recipe, ProgramRecipe):
+        what, report = _run_program(recipe, path.parent)
+    else:
+        what, report = _run(recipe)
     print(f"{what}\n\n{report.brief()}\n")
     elsewhere = certificates.elsewhere(certified, report)
     found = certificates.differences(certified, report)
@@ -136,6 +144,16 @@ def _run(recipe: Recipe) -> tuple[str, Report]:
     say_notes(recipe.weights, chosen.notes)
     with status("building both twins") as say:
         return recipe.describe(chosen, images), recipe.run(chosen, images, say)
+
+
+def _run_program(recipe: ProgramRecipe, folder: Path) -> tuple[str, Report]:
+    require("torch")
+    with download_bar() as progress:
+        chosen = recipe.recipe.choose(progress)
+    say_notes(recipe.recipe.weights, chosen.notes)
+    what = plain(f"{recipe.program}: {recipe.recipe.name}, {chosen.what}")
+    with status(f"judging {recipe.program}") as say:
+        return what, recipe.run(chosen.config, chosen.state, folder, say)
 
 
 def _require_place(path: Path) -> None:

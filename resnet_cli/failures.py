@@ -118,6 +118,8 @@ _EXTRAS = {
     **dict.fromkeys(("jax", "jaxlib", "flax", "optax"), "flax"),
     "matplotlib": "plot",
     "tensorboardX": "train",
+    **dict.fromkeys(("onnx", "onnxruntime"), "export"),
+    "openvino": "engines",
     **dict.fromkeys(("psutil", "scipy"), "bench"),
 }
 """What has a module that is not installed."""

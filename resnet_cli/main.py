@@ -14,7 +14,7 @@ from typing import Annotated, Optional
 import typer
 
 import resnet_spec
-from resnet_cli import train
+from resnet_cli import exports, train
 from resnet_cli.failures import run
 from resnet_cli.options import (
     AllowNonfinite,
@@ -426,6 +426,7 @@ def predict(
     )
 
 
+exports.register(app)
 train.register(app)
 
 

@@ -57,7 +57,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "package",
-    ["resnet_spec", "resnet_torch", "resnet_flax", "parity", "resnet_training"],
+    [
+        *("resnet_spec", "resnet_onnx", "resnet_torch", "resnet_flax"),
+        *("parity", "resnet_training"),
+    ],
 )
 def test_every_public_name_has_its_place(site: Path, package: str):
     page = (site / "api" / f"{package}.html").read_text("utf-8")

@@ -18,14 +18,18 @@ FLOORS: dict[str, int] = {
     "parity.machine": 1,
     "resnet_torch": 2,
     "resnet_flax": 2,
+    "resnet_onnx": 2,
     "parity.images": 2,
     "parity.weights": 3,
+    "parity.exports": 4,
     "parity.files": 4,
     "parity.running": 4,
     "parity.judging": 5,
     "resnet_training": 5,
     "parity.mutants": 6,
     "parity.reports": 6,
+    "parity.exporting": 6,
+    "parity.quantizing": 6,
     "parity.recipe": 6,
     "parity": 7,
     "resnet_cli": 7,
@@ -34,10 +38,19 @@ FLOORS: dict[str, int] = {
 }
 """Rooms, by their floor; the longest name that begins a module's is its room."""
 
-APART = [{"resnet_torch", "resnet_flax"}, {"parity.files", "parity.running"}]
+APART = [
+    {"resnet_torch", "resnet_flax"},
+    {"parity.files", "parity.running"},
+    {"parity.files", "parity.exports"},
+    {"parity.running", "parity.exports"},
+]
 """Rooms on one floor that do not know each other."""
 
-FOREIGN = {"resnet_torch": {"jax", "flax"}, "resnet_flax": {"torch"}}
+FOREIGN = {
+    "resnet_torch": {"jax", "flax"},
+    "resnet_flax": {"torch"},
+    "resnet_onnx": {"torch", "jax", "flax"},
+}
 
 
 def _files() -> list[Path]:
@@ -105,7 +118,10 @@ def test_nothing_imports_the_benchmarks_or_the_command_but_they_and_the_tests():
 
 @pytest.mark.parametrize(
     "package",
-    ["resnet_spec", "resnet_torch", "resnet_flax", "parity", "resnet_training"],
+    [
+        *("resnet_spec", "resnet_onnx", "resnet_torch", "resnet_flax"),
+        *("parity", "resnet_training"),
+    ],
 )
 def test_no_exported_name_hides_a_module(package: str):
     tree = ast.parse((ROOT / package / "__init__.py").read_text("utf-8"))

@@ -54,6 +54,12 @@ class Mode:
     sweeps: bool = False
 
     @property
+    def engine(self) -> str | None:
+        """What runs a compiled twin, if it is not its framework."""
+        words = (option.partition(" ") for option in self.options)
+        return next((name for word, _, name in words if word == "engine"), None)
+
+    @property
     def framework(self) -> str:
         """Which side of the plot it is on."""
         return self.runner.partition("_")[0]
@@ -67,6 +73,7 @@ _TORCHVISION = (
 )
 _FORWARD: tuple[Task, ...] = ("inference",)
 _CPU: tuple[Device, ...] = ("cpu",)
+_ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 def _torch(name: str, what: str, *options: str, **more) -> Mode:
@@ -77,7 +84,7 @@ def _torch(name: str, what: str, *options: str, **more) -> Mode:
         what=f"torch twin, {what}",
         runner="torch_twin",
         options=frozenset(options),
-        needs=_TORCH,
+        needs=more.pop("needs", _TORCH),
         **more,
     )
 
@@ -92,7 +99,7 @@ def _flax(name: str, what: str, *options: str, **more) -> Mode:
         what=f"Flax twin, {what}",
         runner="flax_twin",
         options=frozenset(options),
-        needs=_FLAX,
+        needs=more.pop("needs", _FLAX),
         **more,
     )
 
@@ -118,6 +125,9 @@ MODES: tuple[Mode, ...] = (
     _torch("fused", "fused, channels_last", "channels_last", "fused"),
     _torch("compiled-fused", "fused, torch.compile, channels_last, frozen",
            "channels_last", "compiled", "fused"),
+    *(_torch(engine, f"fused, by {what}", "fused", f"engine {engine}",
+             needs=("torch", "onnx", engine), devices=_CPU)
+      for engine, what in _ENGINES.items()),
     _torch("bf16", "autocast to bfloat16, channels_last",
            "channels_last", arithmetic="bfloat16"),
     _torch("compiled-bf16", "autocast to bfloat16, torch.compile, channels_last",
@@ -133,6 +143,9 @@ MODES: tuple[Mode, ...] = (
     _flax("winograd-fast",
           "fused, 3x3 by Winograd, jax.jit, XLA's faster CPU settings",
           "fused", "winograd", "fast"),
+    *(_flax(engine, f"fused, by {what}", "fused", f"engine {engine}",
+            needs=(*_FLAX, "onnx", engine), devices=_CPU)
+      for engine, what in _ENGINES.items()),
     _flax("bf16", "bfloat16, jax.jit", arithmetic="bfloat16"),
     _flax("tf32", "TF32, jax.jit", arithmetic="tf32", devices=("cuda",)),
     _peer("torchvision", "torchvision, eager", "torch_peers", ("torchvision",),

@@ -23,7 +23,8 @@ def build(job: Job) -> Runner:
     model = abstract_flax(job.case.spec, dtype=half)
     before = inputs.read_weights(job.folder)
     parity.load_state_dict(model, before)
-    if "fused" in job.mode.options and "winograd" not in job.mode.options:
+    made = "winograd" in job.mode.options or job.mode.engine
+    if "fused" in job.mode.options and not made:
         model = resnet_flax.fuse(model)
     images, labels = inputs.read_batch(job.folder, job.case)
     x = jax.device_put(np.ascontiguousarray(images.transpose(0, 2, 3, 1)))
@@ -35,6 +36,8 @@ def build(job: Job) -> Runner:
 def _inference(job: Job, model: Any, x: jax.Array) -> Runner:
     if "eager" in job.mode.options:
         run = model
+    elif job.mode.engine is not None:
+        run = resnet_flax.compile(model, engine=job.mode.engine)  # type: ignore
     elif "winograd" in job.mode.options:
         run = resnet_flax.compile(model)
     elif "nnx" in job.mode.options:

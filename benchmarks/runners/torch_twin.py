@@ -19,7 +19,8 @@ from resnet_torch.optim import create_optimizer, train_step
 def build(job: Job) -> Runner:
     """Makes the torch twin ready."""
     model = build_twin("torch", job.case.spec, inputs.read_weights(job.folder))
-    if "fused" in job.mode.options and "compiled" not in job.mode.options:
+    made = "compiled" in job.mode.options or job.mode.engine
+    if "fused" in job.mode.options and not made:
         model = resnet_torch.fuse(model)
     return runner(job, model)
 
@@ -50,7 +51,9 @@ def runner(job: Job, model: torch.nn.Module) -> Runner:
 def _inference(job: Job, model: Any, x: torch.Tensor, cast: Any) -> Runner:
     model.eval()
     run = model
-    if {"fused", "compiled"} <= job.mode.options:
+    if job.mode.engine is not None:
+        run = resnet_torch.compile(model, engine=job.mode.engine)  # type: ignore
+    elif {"fused", "compiled"} <= job.mode.options:
         run = resnet_torch.compile(model)
     elif "compiled" in job.mode.options:
         # Weights become constants of the program; only then are they laid out for it.

@@ -89,14 +89,16 @@ def test_flax_compiles_by_winograd_and_the_faster_settings_on_a_cpu(monkeypatch)
     import jax
 
     model, run = _pair("flax")
-    assert run.model.layer1[0].conv1.kernel.shape == (4, 4, 64, 64)
-    lowered = run._run.lower(run._state, _images("flax", 2, (40, 33)))
+    (state,) = run._run.args
+    assert state["layer1"][0]["conv1"]["kernel"].shape == (4, 4, 64, 64)
+    lowered = run._run.func.lower(state, _images("flax", 2, (40, 33)))
     text = lowered.compile().as_text()
     assert "ynn_fusion" not in text
     assert xla.compiler_options("inference")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    plain: Any = resnet_flax.compile(model).model
-    assert plain.layer1[0].conv1.kernel.shape == (3, 3, 64, 64)
+    plain: Any = resnet_flax.compile(model)
+    (state,) = plain._run.args
+    assert state["layer1"][0]["conv1"]["kernel"].shape == (3, 3, 64, 64)
     assert not model.bn1.use_running_average
 
 

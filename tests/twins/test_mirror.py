@@ -10,12 +10,14 @@ import pytest
 
 import resnet_flax.attention
 import resnet_flax.blocks
+import resnet_flax.compiling
 import resnet_flax.dropping
 import resnet_flax.layers
 import resnet_flax.optim
 import resnet_flax.resnet
 import resnet_torch.attention
 import resnet_torch.blocks
+import resnet_torch.compiling
 import resnet_torch.dropping
 import resnet_torch.layers
 import resnet_torch.optim
@@ -105,6 +107,20 @@ def test_both_makers_of_layers_take_the_same_arguments(name: str):
         for module in (resnet_torch.layers, resnet_flax.layers)
     ]
     assert signatures[0] == signatures[1]
+
+
+def test_compiling_py_has_the_same_methods_in_both_twins():
+    ours, theirs = (
+        _functions(m) for m in (resnet_torch.compiling, resnet_flax.compiling)
+    )
+    own = {"_inductor", "_xla", "torch_state", "forward"}
+    assert ours.keys() - own == theirs.keys() - own
+    for name in ("__init__", "_made"):
+        texts = [
+            text.replace("inductor", "xla").replace("Tensor", "Array")
+            for text in ours[name] + theirs[name]
+        ]
+        assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize("name", ONE_TEXT)
