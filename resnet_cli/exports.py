@@ -196,10 +196,8 @@ def _normal(pixels: Any, how: Any) -> Any:
 
 def _preprocessing(config: Any, weights: str) -> Any:
     """Returns the preprocessing that weights were tested with."""
-    from parity.files.preprocessing import preprocessing_of
-    from resnet_spec import Preprocessing, get_weights, is_published
+    from parity.files.preprocessing import preprocessing_for
+    from resnet_spec import Preprocessing
 
-    if is_published(weights):
-        return get_weights(config, weights).preprocessing
-    told = None if weights == "random" else preprocessing_of(weights)
+    told = None if weights == "random" else preprocessing_for(config, weights)
     return told or Preprocessing()
