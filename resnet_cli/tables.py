@@ -106,6 +106,7 @@ def require_plot(path: Path, *, picture: bool = False) -> None:
         OutputError: there is no such folder.
         ValueError: no picture has this ending.
     """
+    import matplotlib  # noqa: F401  is it there?
     from matplotlib.backend_bases import FigureCanvasBase
 
     kinds = FigureCanvasBase.get_supported_filetypes()

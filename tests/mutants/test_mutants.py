@@ -245,7 +245,7 @@ def _interpolated(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 PREPROCESSING = {
     "/256": ("np.float32(255)", "np.float32(256)"),
-    "x·(1/255)": ("pixels / np.float32(255)", "pixels * np.float32(1 / 255)"),
+    "x·(1/255)": ("planes / np.float32(255)", "planes * np.float32(1 / 255)"),
     "mean and std exchanged": ("in (mean, std))", "in (std, mean))"),
     "no antialias": (
         "image.resize(size, Image.Resampling[interpolation.upper()])",
@@ -257,8 +257,8 @@ PREPROCESSING = {
         "round(resize * width / short)",
     ),
     "the crop rounded down": ("round((width - crop) / 2)", "(width - crop) // 2"),
-    "blue first": ("transpose(2, 0, 1)", "transpose(2, 0, 1)[::-1]"),
-    "in float64": ("np.asarray(image, np.float32)", "np.asarray(image, np.float64)"),
+    "blue first": ("transpose(0, 3, 1, 2)", "transpose(0, 3, 1, 2)[:, ::-1]"),
+    "in float64": ("pixels.astype(np.float32)", "pixels.astype(np.float64)"),
     "multiplied by 1/std": (") / scale", ") * (np.float32(1) / scale)"),
 }
 
@@ -288,7 +288,8 @@ def test_wrong_preprocessing_is_not_torchvisions(
 ):
     assert not any(_differ(images.prepare, photo))
     right, wrong = PREPROCESSING[fault]
-    source = inspect.getsource(images.prepare)
+    parts = (images.prepare, images.normalised)
+    source = "\n".join(map(inspect.getsource, parts))
     assert source.count(right) == 1
     space = {**vars(images), "_interpolated": _interpolated}
     exec(source.replace(right, wrong), space)

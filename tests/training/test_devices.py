@@ -312,6 +312,7 @@ def test_options_that_contradict_each_other_are_refused(
     source: Any = DATA.train
     np.savez(path, images=source.images, labels=source.labels)
     small = ["--val-split", "0.2", "--model", "cifar_resnet20", "--size", "12"]
+    small += ["--batch", "8"]
     out = ["--out", str(tmp_path / "run")]
     assert said in call.error("train", path, *small, *out, *options)
 
