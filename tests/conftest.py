@@ -96,13 +96,73 @@ def pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 LEFT = (
     "[cifar_resnet1202",
+    "test_annotations_of_shapes_hold_in_both_twins",
+    "test_large_maps_raise_no_alarm",
     *(
         f"test_logits_and_statistics_are_torchvisions[{name}"
         for name in ("resnet101", "resnet152", "wide_resnet50_2")
     ),
     *(
-        f"test_jax_exports_a_network_for_images_of_any_size_and_number[winograd-{kind}"
-        for kind in ("bottleneck", "padded", "plain")
+        f"test_every_named_network_is_equal_in_float64[{name}"
+        for name in ("resnet34", "resnet101", "resnet152", "wide", "resnext", "cifar_")
+    ),
+    *(
+        f"test_every_named_network_survives_both_ways[{name}"
+        for name in ("resnet101", "resnet152", "resnext101", "wide")
+    ),
+    *(
+        f"test_timms_network_has_the_same_keys_and_numbers[{name}"
+        for name in ("resnet34", "resnet50", "resnet101", "resnext", "wide")
+    ),
+    *(
+        f"test_jax_exports_a_network_for_images_of_any_size_and_number[{case}"
+        for case in (
+            *("as it is-bottleneck", "as it is-in groups", "as it is-padded"),
+            *("as it is-plain", "as it is-squeezed", "fused", "winograd-bottleneck"),
+            *("winograd-in groups", "winograd-padded", "winograd-plain"),
+            *("winograd-same", "winograd-squeezed", "winograd-signal"),
+        )
+    ),
+    "test_gradients_of_each_image_are_those_of_the_image_alone_in_both_twins[b",
+    *(
+        f"test_a_run_goes_on_where_it_was_stopped[{ways}-{rule}"
+        for ways in ("torch-torch", "flax-flax", "torch-flax", "flax-torch")
+        for rule in ("lamb", "rmsprop")
+    ),
+    *(
+        f"test_a_hand_over_in_float32_moves_a_run_no_more_than_roundoffs_do[{rule}"
+        for rule in ("adamw", "lamb", "rmsprop")
+    ),
+    *(
+        f"test_the_parts_of_a_recipe_are_one_trajectory_in_float64[{rule}"
+        for rule in ("lamb", "rmsprop")
+    ),
+    "test_a_run_that_was_stopped_has_the_files_of_one_that_was_not[stops1-flax",
+    "test_a_network_that_rounds_on_the_way_does_not_pass[torch",
+    "test_twenty_steps_end_at_the_same_place[adamw",
+    "test_gradients_that_are_not_zeroed_are_seen_after_the_second_step[_not_zeroed_in_t",
+    "test_on_a_cpu_both_precisions_are_float32[strict",
+    "test_attention_with_split_kernels_passes_although_a_keys_bias_does_nothing",
+    "test_a_function_is_judged_by_what_it_shows",
+    "test_in_float64_the_engine_finds_it_equal[sixteen",
+    "test_the_check_passes_the_twins_and_names_the_layer_that_pads_otherwise[same",
+    "test_every_size_that_is_not_refused_is_computed_alike[blur",
+    "test_a_flipped_bit_anywhere_is_refused_or_changes_nothing[16",
+    "test_a_flipped_bit_anywhere_is_refused_or_changes_nothing[128",
+    *("test_jaxnn[", "test_flaxmodels[", "test_mlx_image["),
+    "test_a_run_in_both_frameworks_is_torchvisions_in_a_plain_loop[sgd",
+    "test_weights_are_evaluated_on_images_as_they_want_them[hugging",
+    *(
+        f"test_a_fresh_interpreter_with_one_framework_runs_a_program[{container}"
+        for container in ("stablehlo", "torch-export")
+    ),
+    *(
+        f"test_a_program_runs_without_this_project[{container}"
+        for container in ("stablehlo", "torch-export")
+    ),
+    *(
+        f"test_a_faulty_program_fails_and_is_not_written[{fault}"
+        for fault in ("eps", "mean", "pool")
     ),
 )
 """Cases of tests, by the beginnings of their names."""

@@ -143,7 +143,7 @@ def long_run(
 def test_ctrl_c_leaves_no_process_and_one_traceback(folder: Source):
     process, pids = long_run(folder)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     assert len(pids) == 1
     assert gone(pids)
     assert errors.count("KeyboardInterrupt") == errors.count("Traceback") == 1
@@ -154,7 +154,7 @@ def test_ctrl_c_leaves_no_process_and_one_traceback(folder: Source):
 def test_a_program_that_is_killed_leaves_no_process(folder: Source, steps: int):
     process, pids = long_run(folder, steps)
     process.kill()
-    process.communicate(timeout=20)
+    process.communicate(timeout=120)
     assert len(pids) == 1
     assert gone(pids)
 
