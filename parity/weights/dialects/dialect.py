@@ -193,7 +193,8 @@ def write(
 ) -> dict[str, np.ndarray]:
     """Translates a state of the twins into a dialect's names and layouts.
 
-    What has no name there is left out: :meth:`Dialect.names` has what is not.
+    What has no name there is left out: :meth:`Dialect.names` has what is not. Values
+    that lie there as they do here share their memory with the state.
 
     Raises:
         CheckpointError: the dialect has no words for the network.
@@ -214,7 +215,7 @@ def write(
             array = ordered(array, tuple(o and np.argsort(o) for o in order))
         leaf = name.rpartition(".")[2]
         array = dialect.from_torch(table[name], leaf, array)
-        written[there] = np.array(array, order="C")
+        written[there] = np.array(array, order="C", copy=None)
     return written
 
 

@@ -54,6 +54,8 @@ def read_off(
     """
     fits = []
     for outline in OUTLINES:
+        if dialect.name_of(outline.first, "weight", scope) not in shapes:
+            continue  # of another stem
         layers = _layers(dialect, shapes, outline, scope)
         outline = replace(outline, layers=layers)
         if layers and (fit := _fit(dialect, shapes, outline, scope)):
@@ -244,12 +246,15 @@ def _layers(
 
 
 def read(fit: Fit, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Translates a state into the twins' names and layouts, in their order."""
+    """Translates a state into the twins' names and layouts, in their order.
+
+    Values that lie there as they do here share their memory with the state.
+    """
     dialect, table = fit.dialect, fit.dialect.table(fit.config)
     found = {}
     for name, there in fit.names.items():
         array = dialect.to_torch(table[name], name.rpartition(".")[2], arrays[there])
         if dialect.order is not None:
             array = ordered(array, dialect.order(fit.config, name))
-        found[name] = np.array(array, order="C")
+        found[name] = np.require(array, requirements=("C", "W"))
     return found
