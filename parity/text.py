@@ -23,6 +23,14 @@ def table(heads: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
     )
 
 
+def told_apart(name: str) -> str:
+    """Returns a name so that no two look the same: what is not ASCII is escaped.
+
+    A letter of another alphabet, or one with its accent apart, looks like ours.
+    """
+    return name.encode("ascii", "backslashreplace").decode()
+
+
 def counted(number: int, one: str, many: str = "") -> str:
     """Returns a number of things in words.
 

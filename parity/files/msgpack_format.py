@@ -22,6 +22,7 @@ from parity.files.trees import flat, nested
 
 _MAX_DEPTH, _MAX_VALUES = 64, 2**19
 _MAX_AXES = 32
+_MAX_TEXT = 2**16
 _CHUNKED = "__msgpack_chunked_array__"
 _CHUNK = 2**30  # bytes: Flax splits what is larger
 
@@ -110,6 +111,11 @@ class _Reader:
             return [self.value((*path, str(index))) for index in range(length)]
         if 0xA0 <= code < 0xC0 or code in _TEXTS:
             text = self._take(self._length(code, 0x1F))
+            if len(text) > _MAX_TEXT:
+                raise CheckpointError(
+                    f"has a text of {len(text)} bytes at byte {self.at - len(text)}, "
+                    "more than any network's"
+                )
             try:
                 return bytes(text).decode()
             except UnicodeDecodeError as error:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -25,6 +26,7 @@ from parity.files.trees import nested
 from parity.files.values import is_number
 
 _INDEX = "_METADATA"
+_DATABASE = "manifest.ocdbt"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _MAX_FILES = 2**16
 _MAX_DEPTH = 16
@@ -79,6 +81,12 @@ def write_orbax(
             "is to be a folder of Orbax's, which is not installed", advice=_INSTALL
         ) from error
     tree = nested(arrays)
+    places = Counter(name.replace("/", ".") for name in arrays)
+    if twice := [name for name in arrays if places[name.replace("/", ".")] > 1]:
+        raise CheckpointError(
+            f"has {' and '.join(twice[:2])}, which are one name in a folder of Orbax's",
+            advice="Call one of them otherwise, or write another format",
+        )
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -126,6 +134,13 @@ def _folder_in(path: Path) -> Path:
                 advice="Name one of these folders",
             )
         inner = [child for folder in level for child in sorted(folder.iterdir())]
+        made = [c.parent for c in inner if c.name == _DATABASE or _is_array(c)]
+        if made:
+            raise CheckpointError(
+                "is a folder of Orbax's without "
+                f"{made[0].relative_to(path) / _INDEX}: it is not complete",
+                advice="Copy all of it, or use another step",
+            )
         level = [child for child in inner if child.is_dir()]
         if any(_UNFINISHED in child.name for child in level):
             raise CheckpointError(
@@ -133,6 +148,10 @@ def _folder_in(path: Path) -> Path:
                 advice="Use another step, or save it again",
             )
     raise CheckpointError("is a directory. Name a file in it, or a folder of Orbax's")
+
+
+def _is_array(path: Path) -> bool:
+    return (path / ".zarray").is_file()
 
 
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -167,18 +186,20 @@ def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
 def _bytes(path: Path) -> bytes:
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     with open(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
-        size = os.fstat(file.fileno())
-        if not stat.S_ISREG(size.st_mode):
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
             raise CheckpointError(f"{path.name} in it is no regular file")
-        return file.read(size.st_size)
+        if path.name == _INDEX and found.st_size > MAX_INDEX:
+            raise CheckpointError(
+                f"its {_INDEX} has {found.st_size} bytes, more than any network's"
+            )
+        return file.read(found.st_size)
 
 
 def _index(
     files: Mapping[str, bytes],
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Returns where each array stands, by flat name, and which entries are none."""
-    if len(files[_INDEX]) > MAX_INDEX:
-        raise ValueError(f"it has {len(files[_INDEX])} bytes, more than any network's")
     index = json.loads(files[_INDEX])
     named: dict[tuple[str, ...], list[int] | None] = {}
     left = []
@@ -195,7 +216,7 @@ def _index(
             raise ValueError(f"it has the name {'/'.join(parts)!r}, of another folder")
     # What nnx.state has as variables stands one level below their names.
     inner = all(len(parts) > 1 and parts[-1] == "value" for parts in named)
-    ocdbt = index.get("use_ocdbt", "manifest.ocdbt" in files)
+    ocdbt = index.get("use_ocdbt", _DATABASE in files)
     driver = "zarr3" if index.get("use_zarr3") else "zarr"
     found: dict[str, dict[str, Any]] = {}
     for parts, shape in named.items():

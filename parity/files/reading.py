@@ -327,7 +327,24 @@ def _arrays(
         raise CheckpointError(
             f"its tensors claim {size} bytes, which the file cannot hold"
         )
-    return {name: as_array(leaf) for name, leaf in good.items()}, bad
+    return _apart(good), bad
+
+
+def _apart(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns leaves as arrays of which none shares its memory with another.
+
+    Tensors in a .pth may: each would change with the other, and a slice would keep all
+    of what it was cut from.
+    """
+    arrays, seen = {}, set()
+    for name, leaf in leaves.items():
+        arrays[name] = as_array(leaf)
+        if not isinstance(leaf, np.ndarray):
+            storage = leaf.untyped_storage()
+            if storage.nbytes() != leaf.nbytes or storage.data_ptr() in seen:
+                arrays[name] = arrays[name].copy()
+            seen.add(storage.data_ptr())
+    return arrays
 
 
 def _require_plain(bad: Mapping[str, str]) -> None:

@@ -126,7 +126,10 @@ def write_safetensors(
 ) -> None:
     """Writes a file, by size of the dtype and by name, as the library lays it out."""
     if _METADATA in arrays:
-        raise CheckpointError(f"{_METADATA} is no name that an entry can have")
+        raise CheckpointError(
+            f"{_METADATA} is no name that an entry can have",
+            advice="Call it otherwise, or write another format",
+        )
     dtypes = {np.dtype(dtype): name for name, dtype in _SAFETENSORS_DTYPES.items()}
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
     header: dict[str, Any] = {} if metadata is None else {_METADATA: metadata}
@@ -167,7 +170,11 @@ def _check_header(header: dict[str, Any], body: int) -> dict[str, _Place]:
                 f"its header's entry {name!r} is malformed"
             ) from error
         if known is None:
-            raise CheckpointError(f"{name} has the dtype {dtype_name!r}, unknown here")
+            raise CheckpointError(
+                f"{name} has the dtype {dtype_name!r}, unknown here",
+                advice="Save the weights as floats of 16 bits or more, as "
+                "model.float() has them",
+            )
         dtype = np.dtype(known)
         if len(shape) > 8 or 0 in shape:  # numpy refuses some of these
             raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from math import gcd
@@ -61,18 +62,20 @@ def closest_name(shapes: Shapes) -> str | None:
 def _fields(shapes: Shapes) -> dict[str, Any]:
     layers = _count_blocks(shapes)
     block = "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic"
-    last = {"basic": "conv2", "bottleneck": "conv3"}[block]
+    last = {"basic": "2", "bottleneck": "3"}[block]
     widths = tuple(
-        shapes[f"layer{stage + 1}.0.{last}.weight"][0] // EXPANSION[block]
-        for stage in range(len(layers))
+        _channels(shapes, f"layer{s + 1}.0.conv{last}", f"layer{s + 1}.0.bn{last}")
+        // EXPANSION[block]
+        for s in range(len(layers))
     )
-    inner, per_group, height, width = shapes["layer1.0.conv2.weight"]
-    before = shapes["layer1.0.conv1.weight"][0]
+    _, per_group, height, width = shapes["layer1.0.conv2.weight"]
+    inner = _channels(shapes, "layer1.0.conv2", "layer1.0.bn2")
+    before = _channels(shapes, "layer1.0.conv1", "layer1.0.bn1")
     groups = before // per_group
     deep = "conv1.0.weight" in shapes
     first = shapes["conv1.0.weight" if deep else "conv1.weight"]
     stem = {3: "3x3", 7: "7x7"}[first[3]]
-    stem_channels = shapes["conv1.6.weight"][0] if deep else first[0]
+    stem_channels = _channels(shapes, "conv1.6" if deep else "conv1", "bn1")
     if deep:
         stem = "deep" if 2 * first[0] == stem_channels else "tiered"
     fields: dict[str, Any] = {
@@ -94,6 +97,19 @@ def _fields(shapes: Shapes) -> dict[str, Any]:
         fields["width_per_group"] = inner // groups * 64 // widths[0]
     fields |= _norm(shapes) | _attention(shapes, layers)
     return fields | _head(shapes, ResNetConfig(**fields))
+
+
+def _channels(shapes: Shapes, conv: str, norm: str) -> int:
+    """Returns how many channels most of a kernel and the norm behind it have.
+
+    So one that has other ones is what a strict check names, and not all the others.
+    """
+    sizes = [shapes[f"{conv}.weight"][:1]]
+    for leaf in ("weight", "bias", "running_mean", "running_var"):
+        sizes.append(shapes.get(f"{norm}.{leaf}", ()))
+    counts = Counter(size for size in sizes if len(size) == 1)
+    ((channels,), _), *_ = counts.most_common(1)
+    return channels
 
 
 def _count_blocks(shapes: Shapes) -> tuple[int, ...]:
@@ -162,10 +178,15 @@ def _head(shapes: Shapes, body: ResNetConfig) -> dict[str, Any]:
         return {"head": "conv", "num_classes": shapes["fc2.weight"][0]}
     if "fc.weight" not in shapes:
         return {"include_top": False}
-    classes, features = shapes["fc.weight"]
+    classes, *rest = shapes["fc.weight"]
     channels = body.widths[-1] * body.expansion
-    if features == channels:
-        return {"num_classes": classes}
+    features = rest[0] if len(rest) == 1 else 0
+    if features % channels or features in (0, channels):
+        # What does not fit, a strict check names.
+        biases = shapes.get("fc.bias", ())
+        return {
+            "num_classes": biases[0] if features != channels and biases else classes
+        }
     # Any width that pools to as many positions has the same weights; 1000 is the one
     # that the network was made for.
     positions = features // channels

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from parity.errors import CheckpointError
+from parity.text import told_apart
 from parity.weights.identify import closest_name
 from parity.weights.names import COUNTER, Entry
 
@@ -38,7 +39,7 @@ def require(
         shape, dtype = arrays[name].shape, arrays[name].dtype.name
         if shape != entry.shape:
             shapes.append(f"{name} {shape}, expected {entry.shape}")
-            advice.add(_advice_on_shape(name, shape, entry.shape))
+            advice.add(_advice_on_shape(name, shape, entry.shape, arrays))
         if dtype != entry.dtype:
             dtypes.append(f"{name} {dtype}, expected {entry.dtype}")
             if name.rpartition(".")[2] != COUNTER:
@@ -46,7 +47,7 @@ def require(
     problems = {
         "missing": [n for n in expected if n not in arrays and n not in bad],
         "no weights": [f"{name} {what}" for name, what in bad.items()],
-        "unexpected": [name for name in arrays if name not in expected],
+        "unexpected": [told_apart(name) for name in arrays if name not in expected],
         "wrong shape": shapes,
         "wrong dtype": dtypes,
     }
@@ -64,11 +65,17 @@ def require(
 
 
 def _advice_on_shape(
-    name: str, shape: tuple[int, ...], expected: tuple[int, ...]
+    name: str,
+    shape: tuple[int, ...],
+    expected: tuple[int, ...],
+    arrays: Mapping[str, np.ndarray],
 ) -> str:
     if len(shape) == 4 and (shape[3], shape[2], shape[0], shape[1]) == expected:
         return "The kernels look like Flax's HWIO; torch's names take OIHW"
-    if name.startswith("fc.") and shape[:1] and shape[1:] == expected[1:]:
+    # A bias of one value alone is no head of one class.
+    head = {arrays[n].shape[:1] for n in ("fc.weight", "fc.bias") if n in arrays}
+    alike = shape != () and head == {shape[:1]}
+    if name.startswith("fc.") and alike and shape[1:] == expected[1:]:
         return f"Make the model with num_classes={shape[0]}"
     if name == "conv1.weight" and shape[:1] + shape[2:] == expected[:1] + expected[2:]:
         return f"Make the model with in_channels={shape[1]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain
@@ -81,7 +82,11 @@ def entries_of(config: ResNetConfig) -> dict[str, Entry]:
     """
     loaded = (name for name in ABSTRACT if name in sys.modules)
     installed = (name for name in ABSTRACT if find_spec(name) is not None)
-    framework = next(chain(loaded, installed), "torch")
+    return dict(_entries(next(chain(loaded, installed), "torch"), config))
+
+
+@lru_cache(maxsize=32)  # a conversion asks several times, and to build one takes time
+def _entries(framework: str, config: ResNetConfig) -> dict[str, Entry]:
     return entries(ABSTRACT[framework](config))
 
 

@@ -22,7 +22,7 @@ import resnet_torch
 from parity.errors import CheckpointError
 from parity.weights.digest import as_bits, differing_bits
 from parity.weights.state import DTYPES
-from parity.weights.twins import abstract_flax, abstract_torch
+from parity.weights.twins import abstract_flax, abstract_torch, entries_of
 from resnet_spec import ResNetConfig, get_config
 from tests.support.examples import examples
 from tests.support.networks import (
@@ -115,6 +115,13 @@ def test_every_network_without_data_has_torchs_names_in_torchs_order(name: str):
     config = get_config(name)
     names = [list(parity.entries(of(config))) for of in (abstract_torch, abstract_flax)]
     assert names[0] == names[1]
+
+
+def test_what_is_listed_of_a_network_is_whoever_asks_own():
+    expected = parity.entries(abstract_torch(TINY))
+    entries_of(TINY).clear()
+    assert entries_of(TINY) == expected
+    assert entries_of(TINY.replace(num_classes=9))["fc.bias"].shape == (9,)
 
 
 def test_state_dict_gives_copies():

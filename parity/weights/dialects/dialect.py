@@ -112,9 +112,15 @@ class Dialect:
         return {name: there for name, there in found.items() if there is not None}
 
     def to_torch(self, place: Place, leaf: str, array: np.ndarray) -> np.ndarray:
-        """Returns a value of theirs as the twins have it."""
+        """Returns a value of theirs as the twins have it.
+
+        One of another number of axes stays as it is: it is for a strict check to
+        refuse, and no shape that only holds as many values may become the right one.
+        """
         if leaf == COUNTER:
             return own_names.to_torch(leaf, array)
+        if place.role == "norm":
+            return array.reshape(self.torch_shape(place, leaf, array.shape))
         return _transposed(array, self._axes(place, leaf), "to")
 
     def from_torch(self, place: Place, leaf: str, array: np.ndarray) -> np.ndarray:
@@ -129,9 +135,9 @@ class Dialect:
         if leaf == COUNTER:
             return ()
         if place.role == "norm" and len(shape) == len(self.statistics):
-            shape = tuple(
-                n for n, axis in zip(shape, self.statistics, strict=True) if axis == -1
-            )
+            pairs = [*zip(shape, self.statistics, strict=True)]
+            if all(axis in (-1, n) for n, axis in pairs):
+                shape = tuple(n for n, axis in pairs if axis == -1)
         axes = self._axes(place, leaf)
         if len(shape) != len(axes):
             return shape
@@ -176,8 +182,8 @@ _OURS = {4: "OIHW", 3: "OIW", 2: "OI"}
 
 def _transposed(array: np.ndarray, axes: str, way: Literal["to", "from"]) -> np.ndarray:
     ours = _OURS.get(len(axes))
-    if ours is None:
-        return array.reshape(-1) if array.ndim > 1 else array
+    if ours is None or array.ndim != len(axes):
+        return array
     source, target = (axes, ours) if way == "to" else (ours, axes)
     return array.transpose([source.index(axis) for axis in target])
 
@@ -187,7 +193,8 @@ def write(
 ) -> dict[str, np.ndarray]:
     """Translates a state of the twins into a dialect's names and layouts.
 
-    What has no name there is left out: :meth:`Dialect.names` has what is not.
+    What has no name there is left out: :meth:`Dialect.names` has what is not. Values
+    that lie there as they do here share their memory with the state.
 
     Raises:
         CheckpointError: the dialect has no words for the network.
@@ -208,7 +215,7 @@ def write(
             array = ordered(array, tuple(o and np.argsort(o) for o in order))
         leaf = name.rpartition(".")[2]
         array = dialect.from_torch(table[name], leaf, array)
-        written[there] = np.array(array, order="C")
+        written[there] = np.array(array, order="C", copy=None)
     return written
 
 

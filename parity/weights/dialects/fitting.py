@@ -54,6 +54,8 @@ def read_off(
     """
     fits = []
     for outline in OUTLINES:
+        if dialect.name_of(outline.first, "weight", scope) not in shapes:
+            continue  # of another stem
         layers = _layers(dialect, shapes, outline, scope)
         outline = replace(outline, layers=layers)
         if layers and (fit := _fit(dialect, shapes, outline, scope)):
@@ -122,6 +124,53 @@ def scopes(dialect: Dialect, names: Iterable[str]) -> list[str]:
                 if scope[-1:] in ("", ".") and stem in names:
                     found[scope] = None
     return [*found]
+
+
+def misfits(dialect: Dialect, shapes: Shapes) -> list[str]:
+    """Says by name why a state that is nearly a dialect's is none of its networks.
+
+    Names may be missing, or a kernel may have other channels than the norm behind it.
+    """
+    found: list[list[str]] = []
+    for scope in scopes(dialect, shapes) or [""]:
+        for outline in OUTLINES:
+            layers = _layers(dialect, shapes, outline, scope)
+            if layers:
+                outline = replace(outline, layers=layers)
+                found.append(_misfits(dialect, shapes, outline, scope))
+    return min(filter(None, found), key=len, default=[])
+
+
+def _misfits(
+    dialect: Dialect, shapes: Shapes, outline: Outline, scope: str
+) -> list[str]:
+    there = _named(dialect, outline, scope)
+    translated = _translated(dialect, shapes, outline, scope)
+    odd = [
+        f"{there[name]} is {shapes[there[name]]} beside {there[size]} "
+        f"{shapes[there[size]]}"
+        for name in translated
+        if (size := _sized_by(name)) in translated
+        and translated[name][:1] != translated[size][:1]
+    ]
+    config = identify(translated)
+    if odd or config is None:
+        return odd
+    missing = [n for n in dialect.names(config, scope).values() if n not in shapes]
+    return [f"{name} is missing" for name in missing if not name.endswith(COUNTER)]
+
+
+def _sized_by(name: str) -> str:
+    """Returns the norm, or the bias, that has as many channels as a kernel gives."""
+    path, _, leaf = name.rpartition(".")
+    above, _, last = path.rpartition(".")
+    if leaf != "weight":
+        return ""
+    if last.startswith("conv"):
+        return f"{path.replace('conv', 'bn')}.weight"
+    if last.isdigit():  # in a projection, or a deep stem
+        return f"{above}.{int(last) + 1}.weight"
+    return f"{path}.bias" if last.startswith("fc") else ""
 
 
 def fitting(dialect: Dialect, shapes: Shapes) -> int:
@@ -197,12 +246,15 @@ def _layers(
 
 
 def read(fit: Fit, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Translates a state into the twins' names and layouts, in their order."""
+    """Translates a state into the twins' names and layouts, in their order.
+
+    Values that lie there as they do here share their memory with the state.
+    """
     dialect, table = fit.dialect, fit.dialect.table(fit.config)
     found = {}
     for name, there in fit.names.items():
         array = dialect.to_torch(table[name], name.rpartition(".")[2], arrays[there])
         if dialect.order is not None:
             array = ordered(array, dialect.order(fit.config, name))
-        found[name] = np.array(array, order="C")
+        found[name] = np.require(array, requirements=("C", "W"))
     return found

@@ -10,12 +10,14 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from parity.errors import CheckpointError
+from parity.text import told_apart
 from parity.weights.dialects import DIALECTS
 from parity.weights.dialects.dialect import Dialect
 from parity.weights.dialects.fitting import (
     Fit,
     Shapes,
     fitting,
+    misfits,
     read,
     read_off,
     scopes,
@@ -117,7 +119,11 @@ def recognise(
         return _as_it_is(arrays, found, (*left, *filter(_is_known, others)))
     if more:
         raise CheckpointError(
-            {f"has beside {_words(fit.config)} ({_where(fit)})": more},
+            {
+                f"has beside {_words(fit.config)} ({_where(fit)})": [
+                    told_apart(name) for name in more
+                ]
+            },
             advice="Leave these out with --ignore, as with "
             f"--ignore '{more[0].partition('.')[0]}*'",
         )
@@ -324,4 +330,8 @@ def what_it_looks_like(arrays: Mapping[str, np.ndarray]) -> str:
     said = ", ".join(f"{counts[name]} {name}" for name in closest if counts[name])
     names = ", ".join([*shapes][:3])
     fit = f"; of its {len(shapes)} names fit {said}" if said else ""
-    return f"is the state of no network known here (it has {names} …{fit})"
+    near = 2 * counts[closest[0]] > len(shapes)
+    why = misfits(DIALECTS[closest[0]], shapes) if near else []
+    more = f" and {len(why) - 3} more" if len(why) > 3 else ""
+    but = f"; as {closest[0]} {', '.join(why[:3])}{more}" if why else ""
+    return f"is the state of no network known here (it has {names} …{fit}{but})"
