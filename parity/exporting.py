@@ -210,6 +210,12 @@ class ProgramRecipe:
         progress(f"loading {self.program}")
         program = load_exported(file, container=to)
         facts, dtype = program.facts, self.recipe.dtype
+        if facts.dtype != dtype:
+            raise InputError(
+                f"is a program of {facts.dtype} weights, and of {dtype} is asked",
+                path=file,
+                advice="Judge it by the certificate that was written with it",
+            )
         model = abstract_torch(config, param_dtype=dtype)
         load_state_dict(model, cast(state, dtype))
         given = batches_for(program, seed=self.recipe.seed)

@@ -160,14 +160,22 @@ _KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def photographs(
-    folder: str | os.PathLike[str], config: ResNetConfig, how: Preprocessing
+    folder: str | os.PathLike[str],
+    config: ResNetConfig,
+    how: Preprocessing,
+    *,
+    pixels: bool = False,
 ) -> np.ndarray:
-    """Reads photographs, resized and cut: uint8 (n, h, w, 3).
+    """Reads photographs, as :func:`quantize` takes them.
 
     Args:
         folder: in which they lie, or in folders of which.
         config: the network that they are for.
         how: its preprocessing.
+        pixels: whether mean and std go into the program.
+
+    Returns:
+        float32 (n, 3, h, w); or pixels, uint8 (n, h, w, 3).
 
     Raises:
         InputError: there are none, or one is no image.
@@ -182,9 +190,11 @@ def photographs(
             advice=f"Name a folder of files that end in {', '.join(_KINDS)}",
         )
     files = files[:: -(-len(files) // MOST)]  # of every class, if each has a folder
+    if not pixels:
+        return np.concatenate([load_image(file, how) for file in files])
     plain = replace(how, mean=(0.0,) * 3, std=(1 / 255,) * 3)
-    pixels = np.concatenate([load_image(file, plain) for file in files])
-    return np.rint(pixels).astype(np.uint8).transpose(0, 2, 3, 1).copy()
+    found = np.concatenate([load_image(file, plain) for file in files])
+    return np.rint(found).astype(np.uint8).transpose(0, 2, 3, 1).copy()
 
 
 def _loss(

@@ -85,9 +85,11 @@ def export(
     from parity.exporting import ProgramError
     from parity.exporting import export as write
     from parity.exports.programs import CONTAINERS, container_of
+    from parity.files.preprocessing import preprocessing_for
     from parity.recipe import FieldError, Recipe
     from parity.weights.twins import require
     from resnet_cli.progress import download_bar, say_notes, status
+    from resnet_spec import Preprocessing
 
     to = to or container_of(out)
     if to not in CONTAINERS:
@@ -111,12 +113,13 @@ def export(
         raise ValueError(f"--{error}") from error
     if int8 is not None and (to, dtype) != ("onnx", "float32"):
         raise ValueError("--int8 is for --to onnx, and goes without --dtype")
-    how = _preprocessing(recipe.config, weights) if preprocessing else None
+    how = preprocessing_for(recipe.config, weights) or Preprocessing()
     with download_bar() as progress:
         chosen = recipe.choose(progress)
     say_notes(weights, chosen.notes)
     if int8 is not None:
-        _round(recipe.config, chosen.state, out, int8, weights, how, force, as_json)
+        given = (recipe.config, chosen.state, out, int8)
+        _round(*given, how, preprocessing, force, as_json)
         return
     try:
         with status(f"exporting {name}") as say:
@@ -125,7 +128,7 @@ def export(
                 out,
                 to=to,
                 dtype=dtype,
-                preprocessing=how,
+                preprocessing=how if preprocessing else None,
                 overwrite=force,
                 seed=seed,
                 recipe=recipe,
@@ -160,8 +163,8 @@ def _round(
     state: Any,
     out: Path,
     folder: Path,
-    weights: str,
-    inside: Any,
+    how: Any,
+    inside: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -171,13 +174,11 @@ def _round(
     from parity.quantizing import photographs, quantize
     from resnet_cli.progress import status
 
-    images = photographs(folder, config, inside or _preprocessing(config, weights))
-    if inside is None:
-        images = _normal(images, _preprocessing(config, weights))
+    images = photographs(folder, config, how, pixels=inside)
     with status(f"rounding {out.name}") as say:
         done = quantize(
             *((config, state), out, images),
-            preprocessing=inside,
+            preprocessing=how if inside else None,
             overwrite=force,
             progress=say,
         )
@@ -186,18 +187,3 @@ def _round(
         return
     print(plain(f"{out}: {done.loss.bytes:,} bytes, {len(images)} photographs"))
     print(done.loss)
-
-
-def _normal(pixels: Any, how: Any) -> Any:
-    from parity.images import normalised
-
-    return normalised(pixels, how.mean, how.std)
-
-
-def _preprocessing(config: Any, weights: str) -> Any:
-    """Returns the preprocessing that weights were tested with."""
-    from parity.files.preprocessing import preprocessing_for
-    from resnet_spec import Preprocessing
-
-    told = None if weights == "random" else preprocessing_for(config, weights)
-    return told or Preprocessing()

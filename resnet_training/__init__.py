@@ -3,6 +3,7 @@
 Importing this imports neither torch nor jax: each comes with its engine.
 """
 
+from resnet_training.beginning import begin, resume
 from resnet_training.checkpoint import BEST, LAST, Progress
 from resnet_training.data import open_data
 from resnet_training.engine import Backend, Counts, Engine
@@ -10,7 +11,7 @@ from resnet_training.engines import create_engine
 from resnet_training.evaluation import Evaluation, evaluate, open_images
 from resnet_training.initial import initial_state
 from resnet_training.loader import Batch, Loader
-from resnet_training.loop import Options, Outcome, Run, Seen, begin, resume
+from resnet_training.loop import Options, Outcome, Run, Seen
 from resnet_training.plan import Plan
 from resnet_training.sources import Data, Source
 

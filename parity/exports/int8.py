@@ -36,6 +36,8 @@ def quantized(
     import onnx
     from onnxruntime import quantization
 
+    from resnet_onnx.network import IMAGES
+
     class Reader(quantization.CalibrationDataReader):
         """Hands out the batches, one after the other."""
 
@@ -44,7 +46,7 @@ def quantized(
 
         def get_next(self) -> Any:
             batch = next(self._left, None)
-            return None if batch is None else {"images": batch}
+            return None if batch is None else {IMAGES: batch}
 
     model = _graph(facts, folded)
     onnx.helper.set_model_props(model, _PREPARED)
@@ -88,9 +90,11 @@ def taps_of(
 
 def tap_names(config: ResNetConfig) -> list[str]:
     """Returns the values that tell how deep an error is: each stage's map, the end."""
+    from resnet_onnx.network import LOGITS
+
     blocks = enumerate(config.layers, start=1)
     ends = [f"layer{stage}.{count - 1}" for stage, count in blocks]
-    return ["relu", *ends, "logits"]
+    return ["relu", *ends, LOGITS]
 
 
 def _graph(facts: Facts, folded: Mapping[str, np.ndarray]) -> Any:
@@ -103,6 +107,8 @@ def _watched(model: Any, names: Sequence[str]) -> Any:
     import onnx
     import onnxruntime
 
+    from resnet_onnx.network import IMAGES
+
     have = {value.name for value in model.graph.output}
     for name in dict.fromkeys(names):
         if name not in have:
@@ -113,4 +119,4 @@ def _watched(model: Any, names: Sequence[str]) -> Any:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    return lambda images: session.run(list(names), {"images": images})
+    return lambda images: session.run(list(names), {IMAGES: images})

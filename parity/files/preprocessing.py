@@ -98,6 +98,8 @@ def preprocessing_for(
         DownloadError: what describes weights on the Hub cannot be had.
         ValueError: there are none of this name for the network.
     """
+    if weights == "random":
+        return None
     if isinstance(weights, str) and is_published(weights):
         return _published(config, weights)
     if isinstance(weights, str) and is_timm(weights):

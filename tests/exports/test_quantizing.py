@@ -15,6 +15,7 @@ from parity.errors import InputError, OutputError
 from parity.exports import int8
 from parity.images import normalised
 from parity.judging.distance import deviation
+from parity.judging.tolerances import CEILINGS
 from parity.quantizing import photographs
 from resnet_spec import Preprocessing
 from tests.support.command import Called
@@ -47,7 +48,9 @@ def test_what_is_lost_is_measured_on_other_images_and_said(twin: str, tmp_path: 
     assert program.facts.dtype == "int8"
     plain = parity.load_exported(parity.export(model, tmp_path / "whole.onnx").path)
     errors = [deviation(program(i[None]), plain(i[None])).l2 for i in x[4:]]
-    assert np.median(errors) == pytest.approx(loss.depth["logits"], rel=1e-3)
+    # It was measured against folded norms, which round in another way.
+    off = abs(float(np.median(errors)) - loss.depth["logits"])
+    assert off <= CEILINGS["float32"].ceiling
     agree = sum(
         int(program(i[None]).argmax() == plain(i[None]).argmax()) for i in x[4:]
     )
@@ -79,11 +82,12 @@ def test_photographs_are_resized_and_cut_as_parity_does(
     (tmp_path / "class").mkdir()
     for name in ("a.jpg", "b.JPG"):
         shutil.copy(photo, tmp_path / "class" / name)
-    pixels = photographs(tmp_path, TINY, HOW)
+    pixels = photographs(tmp_path, TINY, HOW, pixels=True)
     assert pixels.shape == (2, 40, 40, 3)
     expected = parity.load_image(photo, HOW)
     found = normalised(pixels, HOW.mean, HOW.std)[:1]
-    assert np.abs(found - expected).max() < 1e-5
+    assert np.array_equal(found, expected)
+    assert np.array_equal(photographs(tmp_path, TINY, HOW)[:1], expected)
     out, _ = call(
         *("export", "resnet18", tmp_path / "net.onnx", "--weights", "random"),
         *("--set", "layers=[1,1]", "--set", "widths=[8,16]", "--int8", tmp_path),

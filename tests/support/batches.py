@@ -1,14 +1,22 @@
-"""Batches, told apart by the digest of all that they are."""
+"""Recipes of batches, and batches told apart by the digest of all that they are."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
+from resnet_spec import TrainingRecipe, get_recipe
 from resnet_training.loader import Batch
+
+MIXED = {"mixup": 0.2, "cutmix": 1.0, "erasing": 0.5, "augment": "trivial"}
+
+
+def recipe_of(**given: Any) -> TrainingRecipe:
+    return get_recipe("reference", **{"size": 32, "batch": 12, "seed": 5, **given})
 
 
 def digest(batch: Batch) -> str:

@@ -20,7 +20,7 @@ from unittest.mock import patch
 import numpy as np
 from safetensors.numpy import save_file
 
-from resnet_training import Options, begin, resume
+from resnet_training import Options, begin, beginning, resume
 from resnet_training.engine import Backend
 from resnet_training.loader import Loader
 from tests.support.runs import drawn, engine_of, loader_of, recipe, trained
@@ -68,10 +68,14 @@ def _run(
     if again:
         one = resume(folder, DATA, backend, options=chosen)
     else:
-        one = begin(folder, DATA, recipe(**fields["recipe"]), backend, options=chosen)
+        asked = recipe(**fields["recipe"])
+        right = beginning.replacing
+        with patch.object(beginning, "replacing", side_effect=right) as written:
+            one = begin(folder, DATA, asked, backend, options=chosen)
+        assert written.called == (one.engine.rank == 0)
     with ExitStack() as stack:
         if one.engine.rank:
-            for name in ("checkpoint.write", "Metrics", "replacing", "write_picture"):
+            for name in ("checkpoint.write", "Metrics", "write_picture"):
                 fault = AssertionError(f"{name} on rank {one.engine.rank}")
                 mock = patch(f"resnet_training.loop.{name}", side_effect=fault)
                 stack.enter_context(mock)

@@ -11,43 +11,16 @@ import numpy as np
 import pytest
 
 from parity.errors import InputError
-from resnet_spec import TrainingRecipe, get_recipe
-from resnet_training.arrays import of_arrays
 from resnet_training.augment import augmented, centre
 from resnet_training.folders import ImageFolder
 from resnet_training.loader import Batch, Loader
 from resnet_training.mixing import mix_of_step
 from resnet_training.order import Order, numbers_of
 from resnet_training.sources import Data, Source
-from tests.support.batches import digest, digests
-from tests.support.photographs import folder_of, noise
+from tests.support.batches import MIXED, digest, digests, recipe_of
+from tests.support.photographs import folder_of
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-def recipe_of(**given: Any) -> TrainingRecipe:
-    return get_recipe("reference", **{"size": 32, "batch": 12, "seed": 5, **given})
-
-
-MIXED = {"mixup": 0.2, "cutmix": 1.0, "erasing": 0.5, "augment": "trivial"}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """30 photographs of two classes."""
-    return ImageFolder(folder_of(tmp_path_factory.mktemp("data"), {"a": 14, "b": 16}))
-
-
-@pytest.fixture(scope="module")
-def arrays() -> Data:
-    """40 images of four classes to train on, 10 to validate on."""
-    labels = np.arange(40) % 4
-    return of_arrays(
-        noise(40, 36, 33, 3),
-        labels,
-        val_images=noise(10, 40, 44, seed=1),
-        val_labels=labels[:10],
-    )
 
 
 def joined(parts: Sequence[np.ndarray | None], pieces: int) -> np.ndarray | None:
