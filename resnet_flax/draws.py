@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -111,6 +112,34 @@ def uniform(bound: float) -> Callable[..., Array]:
         return stream.draw(sample, shape, dtype)
 
     return init
+
+
+def first_key(seed: int) -> Array:
+    """Returns what ``nnx.Rngs(seed).params()`` gives first, without compiling it.
+
+    JAX compiles five programs for a seed's key, longer than a resnet50 is drawn.
+    """
+    config: Any = jax.config
+    plain = config.jax_default_prng_impl == "threefry2x32"
+    plain &= not getattr(config, "jax_random_seed_offset", 0)
+    if not (plain and 0 <= seed < 2**31):
+        return nnx.Rngs(seed).params()
+    words: Any = np.array(_threefry((0, seed), (0, 0)), np.uint32)
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
+
+
+def _threefry(key: tuple[int, int], block: tuple[int, int]) -> tuple[int, int]:
+    """Threefry-2x32 with twenty rounds (Salmon et al. 2011), JAX's generator."""
+    keys = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
+    low, high = block[0] + keys[0], block[1] + keys[1]
+    for turn in range(5):
+        for by in ((13, 15, 26, 6), (17, 29, 16, 24))[turn % 2]:
+            low = (low + high) % 2**32
+            high %= 2**32
+            high = (high << by | high >> (32 - by)) % 2**32 ^ low
+        low += keys[(turn + 1) % 3]
+        high += keys[(turn + 2) % 3] + turn + 1
+    return low % 2**32, high % 2**32
 
 
 _BLOCK = 2**18

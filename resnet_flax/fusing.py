@@ -101,7 +101,6 @@ def _fold(conv: nnx.Module | None, norm: nnx.Module) -> None:
         bias = bias + _wide(conv.bias) * factor
     conv.kernel = _rounded(kernel * factor, conv.kernel)
     conv.bias = _rounded(bias, conv.kernel)
-    conv.use_bias = True
 
 
 def _wide(variable: nnx.Variable[jax.Array]) -> np.ndarray:

@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from resnet_flax.convolution import convolve
-from resnet_flax.draws import Draws, kaiming_normal, uniform
+from resnet_flax.draws import Draws, first_key, kaiming_normal, uniform
 from resnet_flax.norm import BatchNorm2d, GroupNorm
 from resnet_flax.pooling import max_pool
 from resnet_spec import ResNetConfig
@@ -51,10 +52,8 @@ class Layers:
     def _draws(self) -> Any:  # to nnx's layers, an nnx.Rngs
         rngs: Any = self.rngs
         if isinstance(rngs, int | np.integer) and not isinstance(rngs, bool):
-            rngs = nnx.Rngs(int(rngs))
-        elif isinstance(rngs, Array) and jnp.issubdtype(
-            rngs.dtype, jax.dtypes.prng_key
-        ):
+            return Draws(first_key(int(rngs)))
+        if isinstance(rngs, Array) and jnp.issubdtype(rngs.dtype, jax.dtypes.prng_key):
             rngs = nnx.Rngs(rngs)
         params = getattr(rngs, "params", None)  # the stream, or the default one
         if params is None:
@@ -214,6 +213,62 @@ class Sequential(nnx.List):
 
 class Conv2d(nnx.Conv):
     """nnx's convolution, with an error that a user of torch's layout understands."""
+
+    bias: nnx.Param[jax.Array] | None = nnx.data()
+
+    # What nnx's own could have otherwise.
+    input_dilation = 1
+    mask = precision = preferred_element_type = None
+    promote_dtype = staticmethod(promote_dtype)
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: tuple[int, int],
+        *,
+        strides: tuple[int, int],
+        padding: tuple[tuple[int, int], ...] | str,
+        kernel_dilation: tuple[int, int],
+        feature_group_count: int,
+        use_bias: bool,
+        kernel_init: Any,
+        bias_init: Any,
+        conv_general_dilated: Any,
+        dtype: DTypeLike | None,
+        param_dtype: DTypeLike,
+        rngs: Any,
+    ) -> None:
+        shape = (*kernel_size, in_features // feature_group_count, out_features)
+        kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        bias = None
+        if use_bias:
+            bias = nnx.Param(bias_init(rngs.params(), (out_features,), param_dtype))
+        # At once, as BatchNorm2d does and why.
+        vars(self).update(
+            kernel=kernel,
+            bias=bias,
+            in_features=in_features,
+            out_features=out_features,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            kernel_dilation=kernel_dilation,
+            feature_group_count=feature_group_count,
+            conv_general_dilated=conv_general_dilated,
+            dtype=dtype,
+            param_dtype=param_dtype,
+        )
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """The kernel's."""
+        return self.kernel.shape
+
+    @property
+    def use_bias(self) -> bool:
+        """Whether there is one."""
+        return self.bias is not None
 
     def __call__(self, inputs: Float[Array, "n h w c"], out_sharding=None) -> Array:
         """Convolves images; raises ValueError for another shape."""

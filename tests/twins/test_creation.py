@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import parity
 import resnet_flax
 from resnet_flax import draws
-from resnet_flax.draws import Draws, kaiming_normal, uniform
+from resnet_flax.draws import Draws, first_key, kaiming_normal, uniform
 from resnet_flax.layers import Layers
 from tests.support.networks import TINY, TINY_BOTTLENECK
 
@@ -81,9 +83,10 @@ def test_nothing_is_drawn_for_shapes_alone(monkeypatch: pytest.MonkeyPatch):
         raise AssertionError("drawn")
 
     monkeypatch.setattr(draws, "_draw", draw)
-    shapes = nnx.eval_shape(_create)
-    assert shapes.conv1.kernel.shape == (7, 7, 3, 8)
-    assert isinstance(shapes.conv1.kernel.get_value(), jax.ShapeDtypeStruct)
+    for create in (_create, lambda: resnet_flax.create_model(TINY, rngs=3)):
+        shapes = nnx.eval_shape(create)
+        assert shapes.conv1.kernel.shape == (7, 7, 3, 8)
+        assert isinstance(shapes.conv1.kernel.get_value(), jax.ShapeDtypeStruct)
 
 
 def test_a_network_takes_one_key_of_the_users():
@@ -104,6 +107,38 @@ def test_it_compiles_no_program_per_shape(caplog: pytest.LogCaptureFixture):
         caplog.clear()
         _create(config=BIASED.replace(widths=(24, 40)))
     assert "Compiling" not in caplog.text
+
+
+def test_a_seed_compiles_nothing(caplog: pytest.LogCaptureFixture):
+    with jax.log_compiles():
+        resnet_flax.create_model(TINY, rngs=0)
+    assert "Compiling" not in caplog.text
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@given(seed=st.one_of(st.integers(0, 2**31 - 1), st.integers(-(2**31), 2**31)))
+@example(seed=0)
+def test_a_seeds_key_is_that_of_nnx(seed: int, x64: bool):
+    with jax.enable_x64(x64):
+        expected = nnx.Rngs(seed).params()
+        assert jnp.array_equal(first_key(seed), expected)
+        with jax.default_prng_impl("rbg"):
+            assert jnp.array_equal(first_key(seed), nnx.Rngs(seed).params())
+
+
+def test_a_seed_gives_the_same_draw_traced_or_not():
+    plain = resnet_flax.create_model(TINY, rngs=3)
+    assert _same(plain, nnx.jit(lambda: resnet_flax.create_model(TINY, rngs=3))())
+    assert _same(plain, _create(config=TINY))
+
+
+def test_a_bias_can_be_given_to_a_convolution_without():
+    model: Any = resnet_flax.create_model(TINY, rngs=0)
+    x = np.random.default_rng(0).normal(size=(2, 20, 21, 3)).astype(np.float32)
+    before = np.asarray(model.conv1(x))
+    model.conv1.bias = nnx.Param(jnp.arange(8.0))
+    assert ("conv1", "bias") in nnx.to_flat_state(nnx.state(model)).paths
+    assert np.array_equal(model.conv1(x), before + np.arange(8, dtype=np.float32))
 
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
