@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.measuring import conversion, experiment
+from benchmarks.measuring import conversion, experiment, programs
 from benchmarks.plans import cases, modes
 from benchmarks.plans.cases import Case, Plan
 from benchmarks.plans.modes import Mode
@@ -152,13 +152,14 @@ def run_plan(
             rest is left out.
     """
     start = time.monotonic()
-    steps = len(plan.cases) + len(plan.sizes)
+    steps = len(plan.cases) + len(plan.sizes) + len(plan.programs)
     found: dict[str, Any] = {
         "format": file.FORMAT,
         "environment": file.environment(plan, threads),
         "took": 0.0,
         "cases": [],
         "conversion": [],
+        "programs": [],
     }
     verdicts: experiment.Verdicts = {}
     for done, case in enumerate(plan.cases):
@@ -180,6 +181,9 @@ def run_plan(
     for done, name in enumerate(plan.sizes, len(plan.cases)):
         say(f"converting {name}", done / steps)
         found["conversion"].append(conversion.measure(name, repeats=plan.repeats))
+    for done, name in enumerate(plan.programs, steps - len(plan.programs)):
+        say(f"programs of {name}", done / steps)
+        found["programs"] += programs.measure(name)
     found["took"] = time.monotonic() - start
     keep(found)
     return found

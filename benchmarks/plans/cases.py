@@ -135,6 +135,7 @@ class Plan:
         seconds: measured repetitions of a case stop after so long, but not below seven;
             never if ``None``.
         sizes: networks whose files are converted.
+        programs: networks that are compiled and exported, timed once.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Plan:
     warm_up: int = 5
     seconds: float | None = 60.0
     sizes: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
 
 
 def case(
@@ -277,6 +279,7 @@ def only_growth(device: Device = "cpu") -> Plan:
         repeats=9,
         seconds=20.0,
         sizes=DEPTHS,
+        programs=("resnet18", "resnet50", "resnet152"),
     )
 
 

@@ -102,7 +102,8 @@ def _compact(results: Mapping[str, Any]) -> str:
         return [shorten(each) for each in value] if isinstance(value, list) else value
 
     text = json.dumps(shorten(results), allow_nan=False)
-    for start in ('{"mode":', '{"network":', '"environment":', '"conversion":'):
+    starts = ('{"mode":', '{"network":', '"environment":', '"conversion":')
+    for start in (*starts, '"programs":'):
         text = text.replace(start, f"\n{start}")
     return f"{text}\n"
 

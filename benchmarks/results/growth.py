@@ -13,9 +13,14 @@ from benchmarks.results.figures import Record, Results, operations, sweeps
 TOLERATED = 0.1
 """By which a cost's slope over the work may be above 1: caches end somewhere."""
 
+
+def _depth(row: Record) -> float:
+    return int(row["network"].removeprefix("resnet"))
+
+
 _ALONG: dict[str, tuple[str, Callable[[Record], float]]] = {
     "batch": ("batch", lambda case: case["batch"]),
-    "depth": ("depth", lambda case: int(case["network"].removeprefix("resnet"))),
+    "depth": ("depth", _depth),
     "size": ("side", lambda case: case["size"][0]),
 }
 
@@ -26,7 +31,7 @@ class Growth:
 
     Args:
         sweep: what grows: ``"batch"``, ``"depth"``, ``"size"``, ``"file"``.
-        mode: which.
+        mode: which, or what was done.
         points: values of it, in order.
         times: medians at these, in seconds.
         memory: what the process took while it ran beyond its imports, in bytes.
@@ -75,6 +80,16 @@ def fit(results: Results) -> list[Growth]:
             for row in sorted(rows, key=lambda row: row["bytes"])
         ]
         found.append(_growth("file", "convert", points))
+    made: dict[str, list[Record]] = {}
+    for row in results.get("programs", []):
+        made.setdefault(row["program"], []).append(row)
+    for program, rows in made.items():
+        points = [
+            (_depth(row), row["seconds"], row["memory"], row["flops"])
+            for row in sorted(rows, key=_depth)
+        ]
+        if len(points) > 2:
+            found.append(_growth("depth", program, points))
     return found
 
 

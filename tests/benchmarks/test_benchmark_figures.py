@@ -118,6 +118,7 @@ def test_what_grows_faster_than_the_work_is_found():
     assert set(found) == {
         ("batch", "flax-jit"),
         ("batch", "torch-channels-last"),
+        ("depth", "export, ONNX"),
         ("depth", "torch-channels-last"),
         ("size", "torch-channels-last"),
     }
@@ -139,6 +140,7 @@ def test_what_grows_faster_than_the_work_is_found():
     assert all(it.ok for it in found.values())
     worse = {(it.sweep, it.mode): it.ok for it in growth.fit(invented(slope=1.4))}
     assert not worse["batch", "torch-channels-last"]
+    assert not worse["depth", "export, ONNX"]
 
 
 def test_each_sweep_grows_in_one_thing_and_where_two_cross_is_one_case():

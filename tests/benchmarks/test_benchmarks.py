@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import parity
 import resnet_torch
 from benchmarks import command
-from benchmarks.measuring import gate, inputs
+from benchmarks.measuring import gate, inputs, programs
 from benchmarks.measuring.flops import flops
 from benchmarks.measuring.pool import Worker, WorkerError
 from benchmarks.measuring.worker import Job
@@ -232,6 +232,21 @@ def test_converting_is_told_apart_from_syncing_and_validating(ran: Any):
     ):
         assert min(sync, valid) > 0
         assert sync + valid < whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", programs.PROGRAMS)
+def test_programs_are_made_and_their_costs_seen(
+    program: str, monkeypatch: pytest.MonkeyPatch
+):
+    only = {program: programs.PROGRAMS[program]}
+    monkeypatch.setattr(programs, "PROGRAMS", only)
+    plan = Plan(name="test", cases=(), repeats=7, programs=("cifar_resnet20",))
+    (row,) = command.run_plan(plan, (), threads=1)["programs"]
+    assert row["program"] == program
+    assert min(row["seconds"], row["memory"]) > 0
+    work = flops(get_config("cifar_resnet20"), "inference", 1, (32, 32))
+    assert row["flops"] == work
 
 
 def test_a_run_goes_through_json_unharmed(ran: Any, tmp_path: Path):
