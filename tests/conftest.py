@@ -8,6 +8,12 @@ from pathlib import Path
 
 from tests.support.examples import THOROUGH
 
+# Where tests run side by side, threads would only wait for each other's cores: those of
+# torch and of numpy's BLAS, which both look when they are imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for library in ("OMP", "OPENBLAS"):
+        os.environ[f"{library}_NUM_THREADS"] = "1"
+
 if not THOROUGH:  # LLVM's optimisations cost a third of the time
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "")
@@ -37,11 +43,6 @@ for option, value in {
 }.items():
     jax.config.update(option, value)
     os.environ[option.upper()] = str(value)
-
-# Where tests run side by side, torch's threads would only wait for each other's cores.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
 
 # Deadlines measure compilers here, not code.
 settings.register_profile("default", deadline=None, print_blob=True)

@@ -61,16 +61,16 @@ def deviation(
     with np.errstate(invalid="ignore"):  # inf - inf: reported as not finite
         error = np.subtract(value, reference, dtype=np.float64)
     norms = reference if terms is None else terms
-    flat, expected = error.ravel(), reference.ravel()
     with np.errstate(invalid="ignore", over="ignore"):
-        scale = ratio(float(flat @ expected), float(norms.ravel() @ norms.ravel()))
+        squares = product(norms, norms)
+        scale = ratio(product(error, reference), squares)
     error = np.abs(error)
     worst = np.unravel_index(int(error.argmax()), error.shape) if error.size else ()
     largest = np.abs(norms).max(initial=0.0)
     sample = error.ravel()[:: error.size // SAMPLE + 1] if error.size else np.zeros(1)
     p50, p99 = np.quantile(sample, (0.5, 0.99))
     return Deviation(
-        l2=ratio(np.linalg.norm(error.ravel()), np.linalg.norm(norms.ravel())),
+        l2=ratio(norm(error), squares**0.5),
         max=ratio(error.max(initial=0.0), largest),
         scale=scale,
         p50=ratio(p50, largest),
@@ -80,6 +80,22 @@ def deviation(
         expected=float(reference[worst]) if error.size else 0.0,
         finite=finite,
     )
+
+
+def product(one: np.ndarray, other: np.ndarray) -> float:
+    """Returns the sum of all products, in float64 and always in the same order.
+
+    A BLAS would sum on several threads: what it gives depends on their number, and on a
+    busy machine they wait for each other a thousand times as long as this takes.
+    """
+    one, other = one.ravel(), other.ravel()
+    return float(np.einsum("i,i->", one, other, dtype=np.float64, casting="unsafe"))
+
+
+def norm(values: np.ndarray) -> float:
+    """Returns the 2-norm of all values."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return product(values, values) ** 0.5
 
 
 def ratio(error: float | np.floating, norm: float | np.floating) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parity.judging.distance import Deviation, deviation, ratio
+from parity.judging.distance import Deviation, deviation, norm, ratio
 from parity.judging.kinks import Kinks
 from parity.judging.tolerances import (
     GROWTH_MOST,
@@ -190,11 +190,8 @@ class Reference:
         terms = self._summed(quantity, shape)
         if terms is None:
             return 0.0
-        lost = max(float(np.linalg.norm(_lost_in_series(terms * s))) for s in SHADES)
-        return (
-            ratio(lost, np.linalg.norm(self._terms[quantity]))
-            / UNIT_ROUNDOFF["float32"]
-        )
+        lost = max(norm(_lost_in_series(terms * s)) for s in SHADES)
+        return ratio(lost, norm(self._terms[quantity])) / UNIT_ROUNDOFF["float32"]
 
     def _sum_of_products(self, quantity: Quantity, shape: Shape) -> float:
         """A kernel's gradient, by the length of its sum.
@@ -221,7 +218,7 @@ class Reference:
         positions = prod(gradient.shape[2:])
         partial = (positions * sizes + positions**2 * means).sum()
         window = sqrt(prod(shape[2:]))
-        size = np.linalg.norm(self.values[quantity])
+        size = norm(self.values[quantity])
         cancels = ratio(sqrt(partial) * window, size)
         by_length = growth_of_product(len(x) * positions)
         lost = ratio(_lost_of_products(gradient, x, groups) * window, size)
@@ -278,7 +275,7 @@ class Reference:
         """
         found = {}
         of_parameters = [q for q in self.values if q.kind == "parameter gradient"]
-        norms = {q: float(np.linalg.norm(self.values[q])) for q in of_parameters}
+        norms = {q: norm(self.values[q]) for q in of_parameters}
         largest = max(norms.values(), default=0.0)
         for quantity in of_parameters:
             shape = self.values[quantity].shape
