@@ -45,15 +45,16 @@ bench-report: $(INSTALLED)
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE)
 
-# And what it leaves out: full-size networks, every mode, four times the examples.
-test-all: $(INSTALLED)
-	RESNET_TWINS_TESTS=all $(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m 'not exhaustive'
+# And what it leaves out, compiled as users compile: full-size networks, every mode.
+test-all: test
+	RESNET_TWINS_TESTS=all $(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) \
+		-m 'slow and not exhaustive'
 
 # Two hundred random networks, none of which may raise an alarm.
 test-alarms: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) tests/judging/test_alarms.py -m ''
 
-# All there is, for hours.
+# All there is, with four times the examples, for hours.
 test-exhaustive: $(INSTALLED)
 	RESNET_TWINS_TESTS=all $(VENV)/bin/python -m pytest -n $(WORKERS) -m ''
 

@@ -165,8 +165,102 @@ LEFT = (
         f"test_a_faulty_program_fails_and_is_not_written[{fault}"
         for fault in ("eps", "mean", "pool")
     ),
+    *(
+        f"test_both_twins_have_the_oracles_parameters_and_multiply_adds[{name}"
+        for name in ("resnet101", "resnet152", "wide", "resnext101", "resnetrs")
+    ),
+    *(
+        f"test_training_is_equal_in_float64[{option}]"
+        for option in ("average", "blur", "same")
+    ),
+    "test_gradients_of_the_flax_twin_are_timms[ecaresnet50t",
+    "test_the_flax_twin_is_timms_network[resnetrs50",
+    "test_jax_exports_a_network_for_images_of_any_size_and_number[winograd-blur",
+    "test_a_run_goes_on_where_it_was_stopped[flax-flax-adamw",
+    "test_a_forgotten_state_of_the_optimiser_shows[flax-lamb",
+    "test_a_forgotten_state_of_the_optimiser_shows[flax-rmsprop",
+    "test_a_run_that_is_killed_at_any_moment_ends_the_same[5",
+    "test_every_public_name_has_its_place",
+    "test_no_page_asks_another_machine",
+    "test_no_page_scrolls_sideways_on_a_phone",
+    "test_a_flipped_bit_anywhere_is_refused_or_changes_nothing[255",
+    "test_half_types_halve_the_file_and_stay_below_their_ceiling[float16-torch",
+    "test_every_named_network_is_equal_in_float64[resnet50_conv_head",
 )
 """Cases of tests, by the beginnings of their names."""
+
+RARE = (
+    # Networks whose parts, and depth, others beside them have.
+    *(
+        f"test_every_named_network_is_equal_in_float64[{name}"
+        for name in (
+            *("resnet34", "resnet152", "wide", "resnet101_v1", "resnet152_v1"),
+            *("cifar_resnet32", "cifar_resnet44", "cifar_resnet56", "cifar_resnet1202"),
+            *("cifar_plain20", "cifar_plain32", "cifar_plain44", "resnetblur18"),
+        )
+    ),
+    *(
+        f"test_networks_at_full_size_are_the_same_in_both_runtimes[{name}"
+        for name in (
+            *("resnet34", "resnet101", "resnet152", "wide", "plain", "cifar_plain"),
+            *("cifar_resnet32", "cifar_resnet44", "cifar_resnet56", "cifar_resnet1"),
+            *("resnet50_v1", "resnet18_conv_head", "ecaresnet26t", "resnetrs50"),
+        )
+    ),
+    *(
+        f"test_{what}_timms_network[{name}"
+        for what in ("the_torch_twin_is", "the_flax_twin_is")
+        for name in (
+            *("resnet101", "resnet152", "resnet200", "resnet26", "wide_resnet101"),
+            *("resnext101", "resnetblur101", "resnetaa101", "ecaresnet101"),
+            *("ecaresnet2", "ecaresnext", "seresnet101", "seresnet152", "seresnet2"),
+            *("seresnext101", "seresnextaa", "seresnext26", "resnetrs1", "resnetrs2"),
+            *("resnetrs3", "resnetrs4", "resnet50_gn", "resnetblur18", "resnetblur50]"),
+            *("resnetaa50]", "seresnet18", "seresnet50]", "resnet18d", "resnet50c"),
+        )
+    ),
+    *(
+        f"test_both_twins_have_timms_keys_and_keys_tell_which_network_it_is[{name}"
+        for name in ("resnext", "resnetaa", "resnetblur", "seresnext", "seresnet1")
+    ),
+    *(
+        f"test_gradients_of_the_flax_twin_are_timms[{name}"
+        for name in ("seresnext50", "senet154", "seresnextaa201d", "seresnet18")
+    ),
+    *(
+        f"test_with_an_output_stride_it_is_timms_too[{name}"
+        for name in ("seresnextaa201d", "senet154", "seresnext50", "resnetrs50")
+    ),
+    *(
+        f"test_every_named_network_survives_both_ways[{name}"
+        for name in ("resnet152", "resnext101", "wide", "resnet101_v1", "resnet152_v1")
+    ),
+    # Forms and containers of which each is tried, but not each with each.
+    *(
+        f"test_jax_exports_a_network_for_images_of_any_size_and_number[{case}"
+        for case in (
+            *("fused-bottleneck", "fused-padded", "fused-plain", "fused-same"),
+            *("fused-squeezed", "fused-in groups", "winograd-bottleneck"),
+            *("winograd-padded", "winograd-plain", "winograd-same", "winograd-in"),
+        )
+    ),
+    *(
+        f"test_a_program_computes_what_torch_does_for_any_number_and_size[{case}"
+        for case in ("padded", "same-torch", "conv", "squeezed-torch", "without a top")
+    ),
+    # More of the same.
+    "test_a_run_that_is_killed_at_any_moment_ends_the_same[20",
+    "test_other_threads_and_instructions_confirm_a_certificate[bfloat16",
+    "test_every_command_prints_what_is_shown[docs/gates.md-all",
+    "test_every_library_that_is_installed_computes_the_same[resnet50-keras-jax",
+    "test_the_command_times_training_as_often_as_is_said",
+    "test_of_many_images_the_gate_looks_at_the_first_and_all_are_timed[training",
+    "test_two_processes_of_jax_take_the_path_of_torchs_one[1",
+    "test_a_signal_to_one_process_stops_all_at_one_step[15",
+    "test_programs_are_made_and_their_costs_seen[export, S",
+    "test_programs_are_made_and_their_costs_seen[export, t",
+)
+"""Of these, what is left to ``make test-exhaustive``: 25 minutes is all CI has."""
 
 LONGEST = ("test_readme", "test_training_check", "test_twins", "test_blind_spots")
 """Files that are begun first, so that no worker is left alone with one at the end."""
@@ -174,10 +268,12 @@ LONGEST = ("test_readme", "test_training_check", "test_twins", "test_blind_spots
 
 @pytest.hookimpl(tryfirst=True)  # before the markers choose
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves to ``make test-all`` what has its kind in a smaller case beside it."""
+    """Leaves to larger runs what has its kind in a smaller case beside it."""
     for item in items:
         if any(case in item.name for case in LEFT):
             item.add_marker(pytest.mark.slow)
+        if any(case in item.name for case in RARE):
+            item.add_marker(pytest.mark.exhaustive)
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 

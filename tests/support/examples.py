@@ -1,4 +1,4 @@
-"""How thorough this run of the tests is: all of it in ``make test-all``."""
+"""How thorough this run of the tests is: fully, in what ``make test-all`` adds."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ go.to()
 """
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [1, 5, 20])  # more by larger runs
 def test_a_run_that_is_killed_at_any_moment_ends_the_same(times: int, tmp_path: Path):
     expected = tmp_path / "whole"
     one = {**os.environ, "OMP_NUM_THREADS": "1"}
