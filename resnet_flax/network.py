@@ -147,7 +147,7 @@ class Network(nnx.Module):
         if sizes and self.config.anti_alias != "none":  # a shortcut would be broadcast
             self.config.check_size(h, w)
         if n == 1 and sizes and self.config.map_size(h, w) == (1, 1):
-            stage = getattr(self, self.stage_names[-1])
+            stage = getattr(self, ("bn1", *self.stage_names)[-1])
             norms = (
                 m for _, m in nnx.iter_modules(stage) if isinstance(m, BatchNorm2d)
             )

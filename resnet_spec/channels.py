@@ -16,7 +16,6 @@ class Channels(Sizes):
 
     # What the configuration has.
     block: Any
-    layers: tuple[int, ...]
     widths: tuple[int, ...]
     groups: int
     width_per_group: int
@@ -51,7 +50,8 @@ class Channels(Sizes):
     @property
     def num_features(self) -> int:
         """Channels of the last stage's map."""
-        return self.widths[-1] * self.expansion
+        widths = self.widths[: self.stage_count]
+        return widths[-1] * self.expansion if widths else self.stem_out
 
     def inner_width(self, width: int) -> int:
         """Channels of the 3x3 convolution in a block of a stage of this width."""

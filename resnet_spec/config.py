@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from resnet_spec.attention import ATTENTION
 from resnet_spec.channels import Channels
 from resnet_spec.counting import weight_count
+from resnet_spec.plan import chosen
 from resnet_spec.settings import MOST, invalid, is_count
 from resnet_spec.spelling import did_you_mean
 
@@ -86,6 +87,9 @@ class ResNetConfig(Channels):
         in_channels: channels of the input images.
         num_classes: outputs of the linear head.
         include_top: with ``False`` the network ends after its last stage.
+        out_indices: of the maps that a network without a head returns in a list, and
+            has no stage beyond: 0 is the stem's before its pool, 1 that of the first
+            stage, …. ``None``: it returns the last alone. (timm's ``features_only``.)
         zero_init_residual: start the last norm of every block at zero.
         norm_eps: added to the variance under the root.
         norm_momentum: torch's convention: ``new = (1 - m) * old + m * batch``.
@@ -126,6 +130,7 @@ class ResNetConfig(Channels):
     in_channels: int = 3
     num_classes: int = 1000
     include_top: bool = True
+    out_indices: tuple[int, ...] | None = None
     zero_init_residual: bool = False
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
@@ -160,6 +165,11 @@ class ResNetConfig(Channels):
         most = f"{_MOST_STAGES} stages of {_MOST_BLOCKS} blocks in all at most"
         self._check("layers", few, most)
         self._check("widths", len(self.widths) == stages, f"{stages} entries")
+        if self.out_indices is not None:
+            indices = chosen(stages + 1, self.out_indices)
+            object.__setattr__(self, "out_indices", indices)
+            allowed = "None with a head; features_only=True leaves that out"
+            self._check("out_indices", self.include_top is not True, allowed)
         self._check(
             "replace_stride_with_dilation",
             len(self.replace_stride_with_dilation) == stages - 1
@@ -314,13 +324,22 @@ class ResNetConfig(Channels):
 
         Args:
             **overrides: fields, or ``output_stride``: pixels of an image for one of the
-                last map, which sets ``replace_stride_with_dilation``.
+                last map, which sets ``replace_stride_with_dilation``; or
+                ``features_only``: whether it returns maps, all of them if there are no
+                ``out_indices``.
 
         Raises:
             ValueError: a field does not exist, or the new value is not allowed.
         """
         known = [field.name for field in dataclasses.fields(self)]
         stride = _as_int(overrides.pop("output_stride", None))
+        maps = overrides.pop("features_only", None)
+        if maps not in (None, True, False):
+            raise invalid("features_only", maps, "True or False")
+        if maps is not None:
+            indices = self.out_indices if maps else None
+            ends = {"include_top": False} if maps else {}
+            overrides = {**ends, "out_indices": indices, **overrides}
         for name in overrides:
             if name in _WEIGHTS:
                 raise ValueError(
@@ -335,6 +354,9 @@ class ResNetConfig(Channels):
         if "layers" in overrides and not any(self.replace_stride_with_dilation):
             overrides.setdefault("replace_stride_with_dilation", ())
         found = dataclasses.replace(self, **overrides)
+        if maps and found.out_indices is None:
+            every = len(found.layers) + 1
+            found = dataclasses.replace(found, out_indices=every)
         return found if stride is None else found._with_output_stride(stride)
 
     def _with_output_stride(self, stride: object) -> ResNetConfig:

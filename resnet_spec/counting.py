@@ -35,7 +35,7 @@ def _stem(config: Channels) -> int:
         count += _conv(config, second, outs, 3)
     else:
         count = _conv(config, ins, outs, 7 if config.stem == "7x7" else 3)
-    if config.stem_pool == "conv":
+    if config.stem_pool == "conv" and config.stage_count:
         count += _conv(config, outs, outs, 3) + _norm(outs)
     return count + _norm(outs)
 

@@ -172,6 +172,7 @@ USUAL: Mapping[str, tuple[Any, ...]] = {
     "attention": ("none",),
     "reduce_first": (1,),
     "norm": ("batch",),
+    "out_indices": (None,),
 }
 """What networks of most libraries are like, where a dialect does not say otherwise."""
 
