@@ -6,7 +6,7 @@ computes. Values and initialisers have the names that modules and entries have t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -181,6 +181,25 @@ class Layers:
             x = self.add("Slice", f"{name}.fewer", x, zeros, ends, axes, steps)
         behind = self.constant(0, 0, 0, 0, 0, channels, 0, 0)
         return self.add("Pad", name, x, behind)
+
+    def split(self, name: str, x: str, parts: int) -> list[str]:
+        """So many maps of neighbouring channels."""
+        if parts == 1:
+            return [x]
+        names = [f"{self.path}{name}.{part}" for part in range(parts)]
+        how: dict[str, Any] = {"axis": 1, "num_outputs": parts}
+        self.nodes.append(helper.make_node("Split", [x], names, names[0], **how))
+        return names
+
+    def joined(self, name: str, parts: Sequence[str]) -> str:
+        """The sum of maps."""
+        return self.add("Sum", name, *parts)
+
+    def average_around(self, name: str, x: str, stride: int) -> str:
+        """The mean over 3x3 pixels around every stride-th; zeros at the rim count."""
+        window = self._window(3)
+        around = {"pads": [n // 2 for n in window] * 2, "count_include_pad": 1}
+        return self._mean(name, x, window, [stride] * 2, **around)
 
     def flatten(self, name: str, x: str) -> str:
         """All values of an image in one row: channels, then rows, then columns."""

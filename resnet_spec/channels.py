@@ -18,6 +18,7 @@ class Channels(Sizes):
     block: Any
     widths: tuple[int, ...]
     groups: int
+    radix: int
     width_per_group: int
     stem_channels: int | None
     stem_pool: Any

@@ -173,6 +173,7 @@ USUAL: Mapping[str, tuple[Any, ...]] = {
     "reduce_first": (1,),
     "norm": ("batch",),
     "out_indices": (None,),
+    "radix": (0,),
 }
 """What networks of most libraries are like, where a dialect does not say otherwise."""
 
