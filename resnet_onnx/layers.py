@@ -164,6 +164,12 @@ class Layers:
         """The mean over squares that do not overlap; what is left of a row is lost."""
         return self._mean(name, x, (width, width), [width] * 2)
 
+    def average_around(self, name: str, x: str, stride: int) -> str:
+        """The mean over 3x3 pixels around every stride-th; zeros at the rim count."""
+        window = self._window(3)
+        around = {"pads": [n // 2 for n in window] * 2, "count_include_pad": 1}
+        return self._mean(name, x, window, [stride] * 2, **around)
+
     def blur(self, name: str, x: str, stride: int) -> str:
         """Every stride-th pixel of a map blurred by means of means, 2x2 pixels each."""
         around = self.constant(0, 0, 1, 1, 0, 0, 1, 1)
@@ -194,12 +200,6 @@ class Layers:
     def joined(self, name: str, parts: Sequence[str]) -> str:
         """The sum of maps."""
         return self.add("Sum", name, *parts)
-
-    def average_around(self, name: str, x: str, stride: int) -> str:
-        """The mean over 3x3 pixels around every stride-th; zeros at the rim count."""
-        window = self._window(3)
-        around = {"pads": [n // 2 for n in window] * 2, "count_include_pad": 1}
-        return self._mean(name, x, window, [stride] * 2, **around)
 
     def flatten(self, name: str, x: str) -> str:
         """All values of an image in one row: channels, then rows, then columns."""
