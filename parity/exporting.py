@@ -285,7 +285,7 @@ def configured(model: Any) -> tuple[ResNetConfig, Mapping[str, np.ndarray]]:
         model: either twin, or a pair of both.
 
     Raises:
-        ValueError: it is none of this package.
+        ValueError: it is none of this package, or returns several maps.
     """
     if isinstance(model, tuple):
         config, state = model
@@ -295,6 +295,11 @@ def configured(model: Any) -> tuple[ResNetConfig, Mapping[str, np.ndarray]]:
         raise ValueError(
             f"got {type(model).__name__}; export takes a network of this package, or "
             "its configuration and state"
+        )
+    if config.out_indices is not None:
+        raise ValueError(
+            f"out_indices is {config.out_indices}; a program has one result: write the "
+            "network without them"
         )
     return config, state
 

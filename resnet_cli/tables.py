@@ -135,7 +135,12 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _family(name: str) -> str:
-    begins = {"se": "squeezed", "eca": "ECA", "resnetrs": "resnet-rs"}
+    begins = {
+        "se": "squeezed",
+        "eca": "ECA",
+        "resnetrs": "resnet-rs",
+        "resnest": "resnest",
+    }
     begins |= dict.fromkeys(("resnetaa", "resnetblur"), "anti-aliased")
     alike = ("cifar_resnet", "cifar_plain", "plain", "resnext", "wide_resnet")
     for beginning, family in (begins | {name: name for name in alike}).items():

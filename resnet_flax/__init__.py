@@ -40,7 +40,8 @@ def create_model(
         dtype: what the network computes in; inferred from input and parameters if
             ``None``.
         param_dtype: what the parameters and the running statistics are stored in.
-        **overrides: fields of the configuration to change, such as ``num_classes``.
+        **overrides: fields of the configuration to change, such as ``num_classes``;
+            ``output_stride`` and ``features_only`` as in ``ResNetConfig.replace``.
 
     Raises:
         ValueError: the name, a field or its value is not known or not allowed, or a

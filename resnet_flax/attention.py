@@ -9,8 +9,10 @@ from __future__ import annotations
 from flax import nnx
 from jaxtyping import Array, Float
 
-from resnet_flax.layers import Layers, as_map, as_row
-from resnet_spec.attention import neighbours, squeezed
+from resnet_flax.dropping import drop_block
+from resnet_flax.layers import Layers, as_map, as_row, joined, split
+from resnet_spec.attention import neighbours, split_squeezed, squeezed
+from resnet_spec.plan import BlockPlan
 
 
 class SqueezeExcite(nnx.Module):
@@ -44,6 +46,45 @@ class EfficientAttention(nnx.Module):
         """Weighs."""
         out = self.conv(as_row(self.avgpool(x)))
         return x * as_map(self.gate(out))
+
+
+class SplitAttention(nnx.Module):
+    """A 3x3 convolution whose splits are weighed by channel (arXiv 2004.08955).
+
+    It has the norm and the rectifier behind it inside.
+    """
+
+    def __init__(self, layers: Layers, plan: BlockPlan, stride: int) -> None:
+        super().__init__()
+        channels, groups, radix = plan.inner, layers.config.groups, layers.config.radix
+        inner = split_squeezed(channels, radix)
+        self.radix = radix
+        self.conv = layers.conv(
+            plan.first,
+            channels * radix,
+            3,
+            stride=stride,
+            dilation=plan.first_dilation,
+            groups=groups * radix,
+        )
+        self.bn0 = layers.norm(channels * radix)
+        self.drop_block = drop_block(layers, plan)
+        self.relu = layers.relu()
+        self.avgpool = layers.avgpool()
+        self.fc1 = layers.conv(channels, inner, 1, groups=groups, bias=True)
+        self.bn1 = layers.norm(inner)
+        self.fc2 = layers.conv(inner, channels * radix, 1, groups=groups, bias=True)
+        several = radix > 1
+        self.gate = layers.shares(radix, groups) if several else layers.sigmoid()
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j k"]:
+        """Convolves and weighs."""
+        out = self.bn0(self.conv(x))
+        out = out if self.drop_block is None else self.drop_block(out)
+        splits = split(self.relu(out), self.radix)
+        means = self.avgpool(joined(splits))
+        weights = self.fc2(self.relu(self.bn1(self.fc1(means))))
+        return joined(splits * split(self.gate(weights), self.radix))
 
 
 KINDS = {"se": SqueezeExcite, "eca": EfficientAttention}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from flax import nnx
 from jaxtyping import Array, Float
 
-from resnet_flax.attention import attention
+from resnet_flax.attention import SplitAttention, attention
 from resnet_flax.dropping import drop_block, drop_path
 from resnet_flax.layers import Layers, Sequential
 from resnet_spec.plan import BlockPlan
@@ -57,19 +57,25 @@ class Bottleneck(nnx.Module):
         stride = plan.stride
         # Both load the same weights without complaint and compute different numbers.
         stride1, stride2 = (stride, 1) if config.stride_on == "1x1" else (1, stride)
-        self.aa = anti_alias(layers, plan, stride2)
+        aa = anti_alias(layers, plan, stride2)
+        before = config.anti_alias == "avd_first"
+        self.avd_first, self.aa = (aa, None) if before else (None, aa)
+        stride2 = 1 if aa else stride2
         self.conv1 = layers.conv(plan.in_channels, plan.first, 1, stride=stride1)
         self.bn1 = layers.norm(plan.first)
-        self.conv2 = layers.conv(
-            plan.first,
-            inner,
-            3,
-            stride=1 if self.aa else stride2,
-            dilation=plan.first_dilation,
-            groups=config.groups,
-        )
-        self.bn2 = layers.norm(inner)
-        self.drop_block = drop_block(layers, plan)
+        if config.radix:
+            self.conv2, self.bn2 = SplitAttention(layers, plan, stride2), None
+        else:
+            self.conv2 = layers.conv(
+                plan.first,
+                inner,
+                3,
+                stride=stride2,
+                dilation=plan.first_dilation,
+                groups=config.groups,
+            )
+            self.bn2 = layers.norm(inner)
+            self.drop_block = drop_block(layers, plan)
         self.conv3 = layers.conv(inner, plan.out_channels, 1)
         self.bn3 = layers.norm(plan.out_channels, zero_init=config.zero_init_residual)
         self.relu = layers.relu()
@@ -81,9 +87,12 @@ class Bottleneck(nnx.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j k"]:
         """Computes relu(F(x) + shortcut(x))."""
         out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        out = out if self.drop_block is None else self.drop_block(out)
-        out = self.relu(out)
+        out = out if self.avd_first is None else self.avd_first(out)
+        out = self.conv2(out)
+        if self.bn2 is not None:
+            out = self.bn2(out)
+            out = out if self.drop_block is None else self.drop_block(out)
+            out = self.relu(out)
         out = out if self.aa is None else self.aa(out)
         out = self.bn3(self.conv3(out))
         return self.relu(added(self, out, x))
@@ -138,4 +147,6 @@ def anti_alias(layers: Layers, plan: BlockPlan, stride: int) -> nnx.Module | Non
         return layers.blur(
             stride
         )  # a map that a dilation keeps is blurred all the same
+    if option in ("avd", "avd_first") and stride > 1:
+        return layers.average_around(stride)
     return layers.average(stride) if option == "average" and stride > 1 else None

@@ -114,6 +114,8 @@ def _xla(model: ResNet) -> Callable[[Array], Array]:
 
 def _misfit(model: ResNet) -> str:
     """Says why engines of others do not take a network; empty if they do."""
+    if model.config.out_indices is not None:
+        return "takes a network of one result; this one returns a list of maps"
     conv = next(m for _, m in nnx.iter_modules(model) if isinstance(m, Conv2d))
     dtype = jnp.dtype(conv.dtype or conv.kernel.dtype)
     device = jax.default_backend()

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from resnet_flax.attention import SplitAttention
 from resnet_flax.layers import (
     AvgPool2d,
     BatchNorm2d,
@@ -53,10 +54,10 @@ def fuse(model: ResNet) -> ResNet:
     fused = clone(model)
     fused.eval()
     for part in _parts(fused):
-        for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
+        for conv, norm in _SPLIT if isinstance(part, SplitAttention) else _PLAIN:
             if isinstance(getattr(part, norm, None), GroupNorm):
                 continue
-            if hasattr(part, norm):
+            if getattr(part, norm, None) is not None:
                 _fold(_last(getattr(part, conv)), getattr(part, norm))
                 setattr(part, norm, Identity())
         for row in ("downsample", "maxpool"):
@@ -67,7 +68,15 @@ def fuse(model: ResNet) -> ResNet:
 def _parts(model: ResNet) -> Iterator[nnx.Module]:
     yield model
     for name in model.stage_names:
-        yield from getattr(model, name)
+        for block in getattr(model, name):
+            yield block
+            if isinstance(block.conv2, SplitAttention):
+                yield block.conv2
+
+
+_PLAIN = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
+_SPLIT = (("conv", "bn0"), ("fc1", "bn1"))
+"""Convolutions, and the norms behind them."""
 
 
 def _last(layer: nnx.Module | None) -> nnx.Module | None:

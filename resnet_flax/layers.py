@@ -130,6 +130,10 @@ class Layers:
         """The logistic function."""
         return Sigmoid()
 
+    def shares(self, radix: int, groups: int) -> Shares:
+        """The softmax over splits, for each channel of each group."""
+        return Shares(radix, groups)
+
     def maxpool(
         self, kernel_size: int, *, stride: int, padding: Padding = "torch"
     ) -> MaxPool2d:
@@ -159,6 +163,11 @@ class Layers:
     def average(self, width: int) -> AvgPool2d:
         """The mean over squares that do not overlap; what is left of a row is lost."""
         return AvgPool2d((width, width), strides=(width, width))
+
+    def average_around(self, stride: int) -> AvgPool2dAround:
+        """The mean over 3x3 pixels around every stride-th; zeros at the rim count."""
+        window, around = self._window(3), self._padding(3)
+        return AvgPool2dAround(window, strides=(stride, stride), padding=around)
 
     def blur(self, stride: int) -> BlurPool2d:
         """Every stride-th pixel of a blurred map."""
@@ -296,6 +305,20 @@ class Sigmoid(nnx.Module):
         return nnx.sigmoid(x)
 
 
+class Shares(nnx.Module):
+    """The softmax over splits: of groups of splits of channels, splits of channels."""
+
+    def __init__(self, radix: int, groups: int) -> None:
+        self.radix = radix
+        self.groups = groups
+
+    def __call__(self, x: Float[Array, "n 1 1 c"]) -> Float[Array, "n 1 1 c"]:
+        """Computes it, and puts the groups into each split."""
+        n, *_, channels = x.shape
+        y = nnx.softmax(x.reshape(n, self.groups, self.radix, -1), axis=2)
+        return y.transpose(0, 2, 1, 3).reshape(n, 1, 1, channels)
+
+
 class ReLU(nnx.Module):
     """max(x, 0); its derivative at 0 is 0, as torch's (``jnp.maximum`` has ½)."""
 
@@ -407,6 +430,27 @@ class AvgPool2dSame(nnx.Module):
         return _mean_over(x, (1, rows, columns, 1), (1, 1, 1, 1), False)
 
 
+class AvgPool2dAround(nnx.Module):
+    """The mean over a window around every stride-th pixel; zeros at the rim count."""
+
+    def __init__(
+        self,
+        kernel_size: tuple[int, int],
+        *,
+        strides: tuple[int, int],
+        padding: tuple[tuple[int, int], ...],
+    ) -> None:
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.padding = padding
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j c"]:
+        """Pads and pools."""
+        window, strides = (1, *self.kernel_size, 1), (1, *self.strides, 1)
+        x = jnp.pad(x, ((0, 0), *self.padding, (0, 0)))
+        return _mean_over(x, window, strides, False)
+
+
 class Identity(nnx.Module):
     """What it is given."""
 
@@ -449,6 +493,16 @@ class Flatten(nnx.Module):
                 f"instead of {self.features}; {self.fitting}"
             )
         return flatten(x)
+
+
+def split(x: Float[Array, "n h w rc"], radix: int) -> Float[Array, "n h w r c"]:
+    """Neighbouring channels in so many splits."""
+    return x.reshape(*x.shape[:3], radix, -1)
+
+
+def joined(x: Float[Array, "n h w r c"]) -> Float[Array, "n h w c"]:
+    """The sum of splits."""
+    return x.sum(3)
 
 
 def as_row(x: Float[Array, "n 1 1 c"]) -> Float[Array, "n 1 c"]:

@@ -146,8 +146,9 @@ class Network(nnx.Module):
         sizes = isinstance(h, int) and isinstance(w, int)  # jax.export has symbols
         if sizes and self.config.anti_alias != "none":  # a shortcut would be broadcast
             self.config.check_size(h, w)
-        if n == 1 and sizes and self.config.map_size(h, w) == (1, 1):
-            stage = getattr(self, self.stage_names[-1])
+        pooled = self.config.radix > 0 and self.config.stage_count > 0
+        if n == 1 and sizes and (pooled or self.config.map_size(h, w) == (1, 1)):
+            stage = getattr(self, ("bn1", *self.stage_names)[-1])
             norms = (
                 m for _, m in nnx.iter_modules(stage) if isinstance(m, BatchNorm2d)
             )

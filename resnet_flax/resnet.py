@@ -6,6 +6,7 @@ Read beside ``resnet_torch/resnet.py``: they are one text, and a test holds them
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from flax import nnx
 from jaxtyping import Array, Float
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float
 from resnet_flax.blocks import BLOCKS
 from resnet_flax.layers import Layers, Sequential, as_signal, flatten
 from resnet_flax.network import Network
-from resnet_spec.plan import FeatureInfo, chosen, feature_info, stages
+from resnet_spec.plan import FeatureInfos, chosen, feature_info, stages
 from resnet_spec.sizes import CONV_HEAD_CHANNELS, CONV_HEAD_POSITIONS, SIGNAL_POOL
 
 # Stems and heads are rows of named layers, applied in order. The names belong to the
@@ -41,7 +42,8 @@ def stem(layers: Layers) -> dict:
             layers.conv(second, width, 3),
         )
     row = {"conv1": conv1, "bn1": layers.norm(width), "relu": layers.relu()}
-    return row if kind == "3x3" else row | {"maxpool": stem_pool(layers, width)}
+    pooled = kind != "3x3" and config.stage_count > 0  # its map is that before the pool
+    return row | {"maxpool": stem_pool(layers, width)} if pooled else row
 
 
 def stem_pool(layers: Layers, width: int) -> nnx.Module:
@@ -100,7 +102,7 @@ class ResNet(Network):
             )
         config = layers.config
         self.stem_names = self._add(stem(layers))
-        self.stage_names = tuple(f"layer{i + 1}" for i in range(len(config.widths)))
+        self.stage_names = tuple(f"layer{i + 1}" for i in range(config.stage_count))
         make = BLOCKS[config.block]
         for name, plans in zip(self.stage_names, stages(config), strict=True):
             blocks = [make(layers, plan) for plan in plans]
@@ -149,7 +151,7 @@ class ResNet(Network):
         return maps
 
     @property
-    def feature_info(self) -> tuple[FeatureInfo, ...]:
+    def feature_info(self) -> FeatureInfos:
         """What the maps of :meth:`feature_maps` are like."""
         return feature_info(self.config)
 
@@ -202,13 +204,19 @@ class ResNet(Network):
             x = getattr(self, name)(x)
         return x
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n ..."]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Any:
         """Computes the logits, or the last stage's map if there is no top.
 
         Args:
             x: images.
 
+        Returns:
+            Logits (n, ...), or a map; with ``features_only`` the list of maps that its
+            ``out_indices`` name.
+
         Raises:
             ValueError: it is no batch of images that this network takes.
         """
+        if self.config.out_indices is not None:
+            return self.feature_maps(x, self.config.out_indices)
         return self.forward_head(self.forward_features(x))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from resnet_onnx.attention import attention
+from resnet_onnx.attention import attention, split_attention
 from resnet_onnx.layers import Layers
 from resnet_spec.plan import BlockPlan
 
@@ -31,14 +31,20 @@ def bottleneck(layers: Layers, plan: BlockPlan, x: str) -> str:
     aa = anti_alias(layers, plan, stride2)
     out = layers.conv("conv1", x, stride=stride1)
     out = layers.relu("relu", layers.norm("bn1", out))
-    out = layers.conv(
-        *("conv2", out),
-        stride=1 if aa else stride2,
-        dilation=plan.first_dilation,
-        groups=config.groups,
-    )
-    out = layers.relu("relu@2", layers.norm("bn2", out))
-    out = out if aa is None else aa("aa", out)
+    stride2 = 1 if aa else stride2
+    before = config.anti_alias == "avd_first"
+    out = aa("avd_first", out) if aa and before else out
+    if config.radix:
+        out = split_attention(layers.inside("conv2"), plan, out, stride2)
+    else:
+        out = layers.conv(
+            *("conv2", out),
+            stride=stride2,
+            dilation=plan.first_dilation,
+            groups=config.groups,
+        )
+        out = layers.relu("relu@2", layers.norm("bn2", out))
+    out = aa("aa", out) if aa and not before else out
     out = layers.norm("bn3", layers.conv("conv3", out))
     return layers.relu("", added(layers, plan, out, x))
 
@@ -80,6 +86,8 @@ def anti_alias(
     option = layers.config.anti_alias
     if option == "blur" and (stride > 1 or plan.first_dilation != plan.dilation):
         return partial(layers.blur, stride=stride)
+    if option in ("avd", "avd_first") and stride > 1:
+        return partial(layers.average_around, stride=stride)
     if option == "average" and stride > 1:
         return partial(layers.average, width=stride)
     return None

@@ -6,7 +6,7 @@ computes. Values and initialisers have the names that modules and entries have t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -164,6 +164,12 @@ class Layers:
         """The mean over squares that do not overlap; what is left of a row is lost."""
         return self._mean(name, x, (width, width), [width] * 2)
 
+    def average_around(self, name: str, x: str, stride: int) -> str:
+        """The mean over 3x3 pixels around every stride-th; zeros at the rim count."""
+        window = self._window(3)
+        around = {"pads": [n // 2 for n in window] * 2, "count_include_pad": 1}
+        return self._mean(name, x, window, [stride] * 2, **around)
+
     def blur(self, name: str, x: str, stride: int) -> str:
         """Every stride-th pixel of a map blurred by means of means, 2x2 pixels each."""
         around = self.constant(0, 0, 1, 1, 0, 0, 1, 1)
@@ -181,6 +187,19 @@ class Layers:
             x = self.add("Slice", f"{name}.fewer", x, zeros, ends, axes, steps)
         behind = self.constant(0, 0, 0, 0, 0, channels, 0, 0)
         return self.add("Pad", name, x, behind)
+
+    def split(self, name: str, x: str, parts: int) -> list[str]:
+        """So many maps of neighbouring channels."""
+        if parts == 1:
+            return [x]
+        names = [f"{self.path}{name}.{part}" for part in range(parts)]
+        how: dict[str, Any] = {"axis": 1, "num_outputs": parts}
+        self.nodes.append(helper.make_node("Split", [x], names, names[0], **how))
+        return names
+
+    def joined(self, name: str, parts: Sequence[str]) -> str:
+        """The sum of maps."""
+        return self.add("Sum", name, *parts)
 
     def flatten(self, name: str, x: str) -> str:
         """All values of an image in one row: channels, then rows, then columns."""

@@ -50,6 +50,11 @@ def graph(
         ValueError: the state is not the network's, a graph has no such dtype, or the
             network cannot be written.
     """
+    if config.out_indices is not None:
+        raise ValueError(
+            f"out_indices is {config.out_indices}; a graph has one result: write the "
+            "network without them"
+        )
     layers = Layers(config=config, state=state)
     dtype = dtype_of(state)
     x = IMAGES if preprocessing is None else normalised(layers, preprocessing)

@@ -5,7 +5,7 @@ from typing import Any
 from resnet_spec.config import ResNetConfig
 from resnet_spec.optim import OptimizerConfig, Schedule
 from resnet_spec.paper import Printed, printed
-from resnet_spec.plan import FeatureInfo
+from resnet_spec.plan import FeatureInfo, FeatureInfos
 from resnet_spec.preprocessing import Preprocessing
 from resnet_spec.recipes import RECIPES, get_recipe
 from resnet_spec.timm_weights import (
@@ -37,6 +37,7 @@ from resnet_spec.weights import (
 __all__ = [
     "RECIPES",
     "FeatureInfo",
+    "FeatureInfos",
     "OptimizerConfig",
     "Preprocessing",
     "Printed",

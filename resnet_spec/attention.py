@@ -35,6 +35,25 @@ def neighbours(channels: int) -> int:
     return max(size if size % 2 else size + 1, 3)
 
 
+SPLIT = ("conv", "bn0", "fc1", "bn1", "fc2")
+"""Layers of a split attention, which is itself a block's second convolution."""
+
+
+def split_squeezed(channels: int, radix: int) -> int:
+    """Returns the channels between both 1x1 layers of split attention.
+
+    A quarter of those of all splits, as a multiple of 8 and 32 at least; rounded up
+    where more than a tenth would be lost (timm's rounding).
+
+    Args:
+        channels: of its result.
+        radix: how many splits there are.
+    """
+    quarter = channels * radix * 0.25
+    nearest = max(32, int(quarter + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * quarter else nearest + 8
+
+
 def weight_count(kind: str, channels: int, ratio: float) -> int:
     """Returns how many parameters an attention has.
 

@@ -16,9 +16,9 @@ class Channels(Sizes):
 
     # What the configuration has.
     block: Any
-    layers: tuple[int, ...]
     widths: tuple[int, ...]
     groups: int
+    radix: int
     width_per_group: int
     stem_channels: int | None
     stem_pool: Any
@@ -51,7 +51,8 @@ class Channels(Sizes):
     @property
     def num_features(self) -> int:
         """Channels of the last stage's map."""
-        return self.widths[-1] * self.expansion
+        widths = self.widths[: self.stage_count]
+        return widths[-1] * self.expansion if widths else self.stem_out
 
     def inner_width(self, width: int) -> int:
         """Channels of the 3x3 convolution in a block of a stage of this width."""

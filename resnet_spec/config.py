@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
-from resnet_spec.attention import ATTENTION
+from resnet_spec.attention import ATTENTION, split_squeezed
 from resnet_spec.channels import Channels
 from resnet_spec.counting import weight_count
+from resnet_spec.plan import chosen
 from resnet_spec.settings import MOST, invalid, is_count
 from resnet_spec.spelling import did_you_mean
 
-AntiAlias = Literal["none", "average", "blur"]
+AntiAlias = Literal["none", "average", "blur", "avd", "avd_first"]
 Block = Literal["basic", "bottleneck"]
 Head = Literal["linear", "signal", "conv"]
 Norm = Literal["batch", "group"]
@@ -39,6 +40,9 @@ class ResNetConfig(Channels):
         layers: blocks per stage; one entry per stage.
         widths: width of each stage, in channels.
         groups: groups of the 3x3 convolution of a bottleneck (ResNeXt).
+        radix: splits of a bottleneck's 3x3, whose maps are weighed against one another
+            channel by channel (ResNeSt, arXiv 2004.08955); one is weighed by itself, 0
+            is the convolution alone.
         width_per_group: as in torchvision, the inner width of a bottleneck is
             ``int(width * width_per_group / 64) * groups``.
         stem: ``"7x7"``: stride 2, then a max-pool of stride 2; ``"3x3"``: stride 1 and
@@ -83,9 +87,14 @@ class ResNetConfig(Channels):
             rectifier, and of the stem's pool: ``"average"``: the mean over 2x2 pixels,
             which is the whole pool of the stem; ``"blur"``: the binomial filter 1-2-1
             (arXiv 1904.11486), behind the stem's maximum. (timm's ``aa_layer``.)
+            ``"avd"``: the mean over 3x3 pixels, and the stem is as it was;
+            ``"avd_first"``: the same before the 3x3 (ResNeSt).
         in_channels: channels of the input images.
         num_classes: outputs of the linear head.
         include_top: with ``False`` the network ends after its last stage.
+        out_indices: of the maps that a network without a head returns in a list, and
+            has no stage beyond: 0 is the stem's before its pool, 1 that of the first
+            stage, …. ``None``: it returns the last alone. (timm's ``features_only``.)
         zero_init_residual: start the last norm of every block at zero.
         norm_eps: added to the variance under the root.
         norm_momentum: torch's convention: ``new = (1 - m) * old + m * batch``.
@@ -103,6 +112,7 @@ class ResNetConfig(Channels):
     layers: tuple[int, ...]
     widths: tuple[int, ...] = (64, 128, 256, 512)
     groups: int = 1
+    radix: int = 0
     width_per_group: int = 64
     stem: Stem = "7x7"
     stem_channels: int | None = None
@@ -126,6 +136,7 @@ class ResNetConfig(Channels):
     in_channels: int = 3
     num_classes: int = 1000
     include_top: bool = True
+    out_indices: tuple[int, ...] | None = None
     zero_init_residual: bool = False
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
@@ -141,7 +152,7 @@ class ResNetConfig(Channels):
         self._as_tuple("replace_stride_with_dilation")
         for field in ("layers", "widths"):
             object.__setattr__(self, field, tuple(map(_as_int, getattr(self, field))))
-        for field in (*_COUNTS, "signal_width", "stem_channels", "dimensions"):
+        for field in (*_COUNTS, "radix", "signal_width", "stem_channels", "dimensions"):
             object.__setattr__(self, field, _as_int(getattr(self, field)))
 
         for field, choices in _CHOICES.items():
@@ -160,6 +171,11 @@ class ResNetConfig(Channels):
         most = f"{_MOST_STAGES} stages of {_MOST_BLOCKS} blocks in all at most"
         self._check("layers", few, most)
         self._check("widths", len(self.widths) == stages, f"{stages} entries")
+        if self.out_indices is not None:
+            indices = chosen(stages + 1, self.out_indices)
+            object.__setattr__(self, "out_indices", indices)
+            allowed = "None with a head; features_only=True leaves that out"
+            self._check("out_indices", self.include_top is not True, allowed)
         self._check(
             "replace_stride_with_dilation",
             len(self.replace_stride_with_dilation) == stages - 1
@@ -168,6 +184,8 @@ class ResNetConfig(Channels):
         )
         for field in _COUNTS:
             self._check(field, is_count(getattr(self, field)), _COUNT)
+        none = type(self.radix) is int and self.radix == 0
+        self._check("radix", none or is_count(self.radix), f"0 or {_COUNT}")
         for field in ("include_top", "zero_init_residual", "conv_bias"):
             value = getattr(self, field)
             self._check(field, isinstance(value, bool), "True or False")
@@ -198,6 +216,7 @@ class ResNetConfig(Channels):
             # A basic block has no inner width that groups could divide, and no 1x1
             # on its main path that could carry a stride; torchvision refuses too.
             self._check("groups", self.groups == 1, "1 in a basic block")
+            self._check("radix", self.radix == 0, "0 in a basic block")
             wide = self.width_per_group != 64
             self._check("width_per_group", not wide, "64 in a basic block")
             on_3x3 = self.stride_on == "3x3"
@@ -243,6 +262,8 @@ class ResNetConfig(Channels):
         if self.norm == "batch":
             unused = self.norm_groups == 32
             self._check("norm_groups", unused, "32 with norm 'batch', which has none")
+        if self.radix:
+            self._check("reduce_first", self.reduce_first == 1, "1 with a radix")
         divided = [self.stem_out, *(w * self.expansion for w in self.widths)]
         if self.stem in ("deep", "tiered"):
             divided += self.stem_widths
@@ -256,9 +277,22 @@ class ResNetConfig(Channels):
             fits = first % self.groups == 0
             allowed = f"such that {self.groups} groups divide {first}"
             self._check("reduce_first", fits, allowed)
+            if self.radix:
+                divided += self._check_splits(inner)
         if self.norm == "group":
             odd = [n for n in divided if n % self.norm_groups]
             self._check("norm_groups", not odd, f"a divisor of {(*odd, 0)[0]}")
+
+    def _check_splits(self, inner: int) -> list[int]:
+        """Checks a split attention; returns the channels of its norms."""
+        squeezed, groups = split_squeezed(inner, self.radix), self.groups
+        fits = inner % (groups * self.radix) == 0
+        allowed = f"such that, times {groups} groups, it divides {inner}"
+        self._check("radix", fits, allowed)
+        fits = squeezed % groups == 0
+        allowed = f"a divisor of {squeezed} with radix {self.radix}"
+        self._check("groups", fits, allowed)
+        return [inner * self.radix, squeezed]
 
     def _check_head(self) -> None:
         if self.head != "linear":
@@ -283,6 +317,13 @@ class ResNetConfig(Channels):
                 )
         if self.anti_alias == "none":
             return
+        if self.anti_alias in ("avd", "avd_first"):
+            for field, one in (("block", "bottleneck"), ("stride_on", "3x3")):
+                value = getattr(self, field)
+                allowed = f"'none', 'average' or 'blur' with {field} {value!r}"
+                self._check("anti_alias", value == one, allowed)
+            return
+        self._check("anti_alias", self.radix == 0, "'none' or avd with a radix")
         others = {
             "stem": self.stem == "3x3",
             "head": self.head != "linear",
@@ -314,13 +355,22 @@ class ResNetConfig(Channels):
 
         Args:
             **overrides: fields, or ``output_stride``: pixels of an image for one of the
-                last map, which sets ``replace_stride_with_dilation``.
+                last map, which sets ``replace_stride_with_dilation``; or
+                ``features_only``: whether it returns maps, all of them if there are no
+                ``out_indices``.
 
         Raises:
             ValueError: a field does not exist, or the new value is not allowed.
         """
         known = [field.name for field in dataclasses.fields(self)]
         stride = _as_int(overrides.pop("output_stride", None))
+        maps = overrides.pop("features_only", None)
+        if maps not in (None, True, False):
+            raise invalid("features_only", maps, "True or False")
+        if maps is not None:
+            indices = self.out_indices if maps else None
+            ends = {"include_top": False} if maps else {}
+            overrides = {**ends, "out_indices": indices, **overrides}
         for name in overrides:
             if name in _WEIGHTS:
                 raise ValueError(
@@ -335,6 +385,9 @@ class ResNetConfig(Channels):
         if "layers" in overrides and not any(self.replace_stride_with_dilation):
             overrides.setdefault("replace_stride_with_dilation", ())
         found = dataclasses.replace(self, **overrides)
+        if maps and found.out_indices is None:
+            every = len(found.layers) + 1
+            found = dataclasses.replace(found, out_indices=every)
         return found if stride is None else found._with_output_stride(stride)
 
     def _with_output_stride(self, stride: object) -> ResNetConfig:
@@ -405,6 +458,8 @@ _OTHERS: Mapping[str, str] = {
     "nb_classes": "num_classes",
     "num_labels": "num_classes",
     "cardinality": "groups",
+    "avd": "anti_alias",
+    "avd_first": "anti_alias",
     "base_width": "width_per_group",
     "dilation": "replace_stride_with_dilation",
     "attn_layer": "attention",

@@ -35,7 +35,7 @@ def _stem(config: Channels) -> int:
         count += _conv(config, second, outs, 3)
     else:
         count = _conv(config, ins, outs, 7 if config.stem == "7x7" else 3)
-    if config.stem_pool == "conv":
+    if config.stem_pool == "conv" and config.stage_count:
         count += _conv(config, outs, outs, 3) + _norm(outs)
     return count + _norm(outs)
 
@@ -47,8 +47,18 @@ def _branch(config: Channels, plan: BlockPlan) -> int:
         count = _conv(config, ins, first, 3) + _conv(config, first, outs, 3)
     else:
         count = _conv(config, ins, first, 1) + _conv(config, inner, outs, 1)
-        count += _conv(config, first, inner, 3, groups=config.groups) + _norm(inner)
+        count += _split(config, inner) if config.radix else _norm(inner)
+        splits = max(config.radix, 1)
+        count += _conv(config, first, inner * splits, 3, groups=config.groups * splits)
     return count + _norm(first) + _norm(outs)
+
+
+def _split(config: Channels, inner: int) -> int:
+    """What split attention has beside its convolution."""
+    every, groups = inner * config.radix, config.groups
+    squeezed = attention.split_squeezed(inner, config.radix)
+    weighing = squeezed * (inner // groups + 1) + every * (squeezed // groups + 1)
+    return _norm(every) + _norm(squeezed) + weighing
 
 
 def _shortcut(config: Channels, plan: BlockPlan) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from resnet_spec.channels import Channels
 
@@ -60,7 +61,35 @@ class FeatureInfo:
     stride: int
 
 
-def feature_info(config: Channels) -> tuple[FeatureInfo, ...]:
+class FeatureInfos(tuple[FeatureInfo, ...]):
+    """What every map is like and, as timm says it, what those that are wanted are.
+
+    Attributes:
+        out_indices: of those that are wanted.
+    """
+
+    out_indices: tuple[int, ...]
+
+    def channels(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Returns the channels of one map, of several, or of those that are wanted."""
+        return self._get("channels", idx)
+
+    def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Returns how many pixels of an image one of the map stands for, both ways."""
+        return self._get("stride", idx)
+
+    def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Returns whose result the map is."""
+        return self._get("module", idx)
+
+    def _get(self, field: str, idx: int | Sequence[int] | None) -> Any:
+        if isinstance(idx, int):
+            return getattr(self[idx], field)
+        indices = self.out_indices if idx is None else idx
+        return [getattr(self[index], field) for index in indices]
+
+
+def feature_info(config: Channels) -> FeatureInfos:
     """Returns what the maps are like: the stem's before its pool, then each stage's.
 
     Args:
@@ -71,11 +100,13 @@ def feature_info(config: Channels) -> tuple[FeatureInfo, ...]:
     found = [FeatureInfo(module="relu", channels=config.stem_out, stride=stride)]
     stride *= 2 if stem else 1
     dilated = (True, *config.replace_stride_with_dilation)  # the first strides nothing
-    for index, width in enumerate(config.widths):
+    for index, width in enumerate(config.widths[: config.stage_count]):
         stride *= 1 if dilated[index] else 2
         name, channels = f"layer{index + 1}", width * config.expansion
         found.append(FeatureInfo(module=name, channels=channels, stride=stride))
-    return tuple(found)
+    infos = FeatureInfos(found)
+    infos.out_indices = chosen(len(found), config.out_indices)
+    return infos
 
 
 def chosen(count: int, out_indices: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -105,6 +136,19 @@ def chosen(count: int, out_indices: int | Sequence[int] | None) -> tuple[int, ..
     return tuple(index % count for index in indices)
 
 
+def left_out(config: Channels) -> tuple[str, ...]:
+    """Returns the parts of a whole network that its maps do not need.
+
+    Args:
+        config: the network of maps.
+    """
+    count = len(config.layers)
+    parts = [f"layer{i + 1}" for i in range(config.stage_count, count)]
+    parts += [] if config.stage_count else ["maxpool"]
+    head = ("conv2", "fc1", "fc2") if config.head == "conv" else ("fc",)
+    return (*parts, *head)
+
+
 def stages(config: Channels) -> Iterator[list[BlockPlan]]:
     """Yields the blocks of each stage.
 
@@ -114,9 +158,8 @@ def stages(config: Channels) -> Iterator[list[BlockPlan]]:
     channels, number, dilation = config.stem_out, 0, 1
     last = max(sum(config.layers) - 1, 1)
     dilated = (False, *config.replace_stride_with_dilation)
-    for index, (many, width) in enumerate(
-        zip(config.layers, config.widths, strict=True)
-    ):
+    several = [*zip(config.layers, config.widths, strict=True)][: config.stage_count]
+    for index, (many, width) in enumerate(several):
         stride, first_dilation = 1 if index == 0 else 2, dilation
         if dilated[index]:
             dilation, stride = dilation * stride, 1

@@ -24,7 +24,14 @@ class Sizes:
     dimensions: int
     signal_width: int | None
     include_top: bool
+    layers: tuple[int, ...]
+    out_indices: tuple[int, ...] | None
     replace_stride_with_dilation: tuple[bool, ...]
+
+    @property
+    def stage_count(self) -> int:
+        """Stages that there are: none beyond the last map that is wanted."""
+        return len(self.layers) if self.out_indices is None else max(self.out_indices)
 
     @property
     def output_stride(self) -> int:
@@ -34,8 +41,14 @@ class Sizes:
     @property
     def halvings(self) -> int:
         """How often the body halves the map."""
-        stem = 0 if self.stem == "3x3" else 2
-        return stem + self.replace_stride_with_dilation.count(False)
+        stages = self.stage_count
+        stem = 0 if self.stem == "3x3" else min(2, stages + 1)  # of its map, no pool
+        return stem + self._dilated[1:].count(False)
+
+    @property
+    def _dilated(self) -> tuple[bool, ...]:
+        """Of each stage, whether it keeps its map's size; the first halves none."""
+        return (False, *self.replace_stride_with_dilation)[: self.stage_count]
 
     @property
     def signal_positions(self) -> int:
@@ -89,7 +102,7 @@ class Sizes:
     @property
     def _least_blurred(self) -> int:
         """Pixels of a side of which the last map to be blurred would have one."""
-        last = (False, *self.replace_stride_with_dilation)[-1]
+        last = any(self._dilated[-1:])
         return 1 << self.halvings - (0 if last else 1)
 
     def map_size(self, height: int, width: int) -> tuple[int, int]:

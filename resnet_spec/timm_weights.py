@@ -1,4 +1,4 @@
-"""The weights that timm publishes for the networks of its ``resnet`` module.
+"""The weights that timm publishes for its ``resnet`` and ``resnest`` modules.
 
 A name is ``timm:ARCHITECTURE.TAG``; the tag is the recipe that trained it, and nearly
 always tells how photographs are to be preprocessed. That is here as timm's own
@@ -139,6 +139,14 @@ _TAGS: dict[str, str] = {
     "resnetrs270": "tf_in1k",
     "resnetrs350": "tf_in1k",
     "resnetrs420": "tf_in1k",
+    "resnest14d": "gluon_in1k",
+    "resnest26d": "gluon_in1k",
+    "resnest50d": "in1k",
+    "resnest101e": "in1k",
+    "resnest200e": "in1k",
+    "resnest269e": "in1k",
+    "resnest50d_4s2x40d": "in1k",
+    "resnest50d_1s4x24d": "in1k",
     "test_resnet": "r160_in1k",
 }
 """Every checkpoint, those of networks that are not here (yet) too."""
@@ -147,7 +155,7 @@ _RECIPES: tuple[tuple[int, float, _Kind, str], ...] = (
     (224, 0.875, "bilinear", "fb_ssl_yfcc100m_ft_in1k fb_swsl_ig1b_ft_in1k "
                              "fb_wsl_ig1b_ft_in1k tv_in1k"),
     (224, 0.965, "bilinear", "tv2_in1k"),
-    (224, 0.875, "bicubic", "am_in1k gluon_in1k"),
+    (224, 0.875, "bicubic", "am_in1k gluon_in1k in1k"),
     (224, 0.95, "bicubic", "a3_in1k c3_in1k"),
     (224, 1.0, "bicubic", "bamboo"),
     (288, 0.95, "bicubic", "bt_in1k miil_in1k ra2_in1k ra_in1k racm_in1k ram_in1k"),
@@ -172,6 +180,12 @@ _OTHERWISE: dict[str, tuple[int, float, _Kind]] = {
     "ecaresnet26t.ra2_in1k": (320, 0.95, "bicubic"),
     "ecaresnet50t.ra2_in1k": (320, 0.95, "bicubic"),
     "ecaresnet269d.ra2_in1k": (352, 1.0, "bicubic"),
+    "resnest14d.gluon_in1k": (224, 0.875, "bilinear"),
+    "resnest26d.gluon_in1k": (224, 0.875, "bilinear"),
+    "resnest50d.in1k": (224, 0.875, "bilinear"),
+    "resnest101e.in1k": (256, 0.875, "bilinear"),
+    "resnest200e.in1k": (320, 0.909, "bicubic"),
+    "resnest269e.in1k": (416, 0.928, "bicubic"),
     "resnetrs50.tf_in1k": (224, 0.91, "bicubic"),
     "resnetrs101.tf_in1k": (288, 0.94, "bicubic"),
     "resnetrs270.tf_in1k": (352, 1.0, "bicubic"),

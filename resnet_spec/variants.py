@@ -57,6 +57,10 @@ _BLUR: dict[str, Any] = {"anti_alias": "blur"}
 _ECA: dict[str, Any] = {"attention": "eca"}
 _GN: dict[str, Any] = {"norm": "group"}
 _SE: dict[str, Any] = {"attention": "se"}
+_2S: dict[str, Any] = {"radix": 2, "anti_alias": "avd"}
+_4S2X40: dict[str, Any] = {"radix": 4, "groups": 2, "width_per_group": 40}
+_1S4X24: dict[str, Any] = {"radix": 1, "groups": 4, "width_per_group": 24}
+_FAST: dict[str, Any] = {"anti_alias": "avd_first"}
 _RS: dict[str, Any] = _SE | _D | {"attention_ratio": 0.25, "stem_pool": "conv"}
 
 # fmt: off
@@ -158,6 +162,14 @@ _VARIANTS: dict[str, ResNetConfig] = {
     "resnetrs270":           _net("bottleneck",(4, 29, 53, 4), _RS),
     "resnetrs350":           _net("bottleneck",(4, 36, 72, 4), _RS),
     "resnetrs420":           _net("bottleneck",(4, 44, 87, 4), _RS),
+    "resnest14d":            _net("bottleneck",(1, 1, 1, 1), _2S, _D),
+    "resnest26d":            _net("bottleneck",(2, 2, 2, 2), _2S, _D),
+    "resnest50d":            _net("bottleneck",(3, 4, 6, 3), _2S, _D),
+    "resnest101e":           _net("bottleneck",(3, 4, 23, 3), _2S, _E),
+    "resnest200e":           _net("bottleneck",(3, 24, 36, 3), _2S, _E),
+    "resnest269e":           _net("bottleneck",(3, 30, 48, 8), _2S, _E),
+    "resnest50d_4s2x40d":    _net("bottleneck",(3, 4, 6, 3), _4S2X40, _FAST, _D),
+    "resnest50d_1s4x24d":    _net("bottleneck",(3, 4, 6, 3), _1S4X24, _FAST, _D),
 }
 # fmt: on
 

@@ -34,7 +34,8 @@ def create_model(
         device: where it is made; torch's default in force if ``None``. A generator must
             be of the same.
         dtype: of parameters and statistics; torch's default in force if ``None``.
-        **overrides: fields of the configuration to change, such as ``num_classes``.
+        **overrides: fields of the configuration to change, such as ``num_classes``;
+            ``output_stride`` and ``features_only`` as in ``ResNetConfig.replace``.
 
     Raises:
         ValueError: the name, a field or its value is not known or not allowed, or the

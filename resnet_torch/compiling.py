@@ -102,6 +102,8 @@ def _inductor(model: ResNet) -> Callable[[Tensor], Tensor]:
 
 def _misfit(model: ResNet) -> str:
     """Says why engines of others do not take a network; empty if they do."""
+    if model.config.out_indices is not None:
+        return "takes a network of one result; this one returns a list of maps"
     weight = next(model.parameters())
     if weight.device.type == "cpu" and weight.dtype == torch.float32:
         return ""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from resnet_torch.attention import SplitAttention
 from resnet_torch.layers import BlurPool2d, Sequential
 from resnet_torch.resnet import ResNet
 
@@ -42,10 +43,10 @@ def fuse(model: ResNet) -> ResNet:
         raise ValueError("the network is fused already; use it as it is")
     fused = copy.deepcopy(model)
     for part in _parts(fused):
-        for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
+        for conv, norm in _SPLIT if isinstance(part, SplitAttention) else _PLAIN:
             if isinstance(getattr(part, norm, None), nn.GroupNorm):
                 continue
-            if hasattr(part, norm):
+            if getattr(part, norm, None) is not None:
                 _fold(_last(getattr(part, conv)), getattr(part, norm))
                 setattr(part, norm, nn.Identity())
         for row in ("downsample", "maxpool"):
@@ -56,7 +57,15 @@ def fuse(model: ResNet) -> ResNet:
 def _parts(model: ResNet) -> Iterator[nn.Module]:
     yield model
     for name in model.stage_names:
-        yield from getattr(model, name)
+        for block in getattr(model, name):
+            yield block
+            if isinstance(block.conv2, SplitAttention):
+                yield block.conv2
+
+
+_PLAIN = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
+_SPLIT = (("conv", "bn0"), ("fc1", "bn1"))
+"""Convolutions, and the norms behind them."""
 
 
 def _last(layer: nn.Module | None) -> nn.Module | None:

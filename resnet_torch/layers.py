@@ -106,6 +106,10 @@ class Layers:
         """The logistic function."""
         return nn.Sigmoid()
 
+    def shares(self, radix: int, groups: int) -> Shares:
+        """The softmax over splits, for each channel of each group."""
+        return Shares(radix, groups)
+
     def maxpool(
         self, kernel_size: int, *, stride: int, padding: Padding = "torch"
     ) -> nn.MaxPool2d:
@@ -139,6 +143,10 @@ class Layers:
     def average(self, width: int) -> nn.AvgPool2d:
         """The mean over squares that do not overlap; what is left of a row is lost."""
         return nn.AvgPool2d(width)
+
+    def average_around(self, stride: int) -> nn.AvgPool2d:
+        """The mean over 3x3 pixels around every stride-th; zeros at the rim count."""
+        return nn.AvgPool2d(self._window(3), stride, self._padding(3))
 
     def blur(self, stride: int) -> BlurPool2d:
         """Every stride-th pixel of a blurred map."""
@@ -178,6 +186,20 @@ class Layers:
     def _padding(self, size: int, dilation: int = 1) -> tuple[int, int]:
         rows, columns = (dilation * (n - 1) // 2 for n in self._window(size))
         return (rows, columns)
+
+
+class Shares(nn.Module):
+    """The softmax over splits: of groups of splits of channels, splits of channels."""
+
+    def __init__(self, radix: int, groups: int) -> None:
+        super().__init__()
+        self.radix = radix
+        self.groups = groups
+
+    def forward(self, x: Float[Tensor, "n c 1 1"]) -> Float[Tensor, "n c 1 1"]:
+        """Computes it, and puts the groups into each split."""
+        x = x.flatten(1).unflatten(1, (self.groups, self.radix, -1))
+        return x.softmax(2).transpose(1, 2).flatten(1)[:, :, None, None]
 
 
 SAME = "SAME"
@@ -328,6 +350,16 @@ class Flatten(nn.Module):
                 f"instead of {self.features}; {self.fitting}"
             )
         return flatten(x)
+
+
+def split(x: Float[Tensor, "n rc h w"], radix: int) -> Float[Tensor, "n r c h w"]:
+    """Neighbouring channels in so many splits."""
+    return x.unflatten(1, (radix, -1))
+
+
+def joined(x: Float[Tensor, "n r c h w"]) -> Float[Tensor, "n c h w"]:
+    """The sum of splits."""
+    return x.sum(1)
 
 
 def as_row(x: Float[Tensor, "n c 1 1"]) -> Float[Tensor, "n 1 c"]:

@@ -147,8 +147,13 @@ class Network(nn.Module):
                 )
         if self.config.anti_alias != "none":  # a shortcut's map would have another size
             self.config.check_size(h, w)
-        if n == 1 and self.training and self.config.map_size(h, w) == (1, 1):
-            stage = getattr(self, self.stage_names[-1])
+        pooled = self.config.radix > 0 and self.config.stage_count > 0
+        if (
+            n == 1
+            and self.training
+            and (pooled or self.config.map_size(h, w) == (1, 1))
+        ):
+            stage = getattr(self, ("bn1", *self.stage_names)[-1])
             norms = (m for m in stage.modules() if isinstance(m, nn.BatchNorm2d))
             if any(norm.training for norm in norms):
                 raise ValueError(

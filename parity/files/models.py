@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from parity.errors import TransferWarning
+from parity.errors import CheckpointError, TransferWarning
 from parity.files.download import Progress
 from parity.files.hub_address import is_remote
 from parity.files.selecting import Selection
-from parity.files.sources import DILATION, weights_for
+from parity.files.sources import DILATION, MAPS, weights_for
 from parity.weights.changes import adapt_in_channels
 from parity.weights.state import entries, load_state_dict
 from parity.weights.twins import build, create, load_frameworks
@@ -42,7 +42,9 @@ def create_model(
     for: then its body is kept, the head is new and random, the first convolution is
     adapted (:func:`parity.adapt_in_channels`), and a :class:`parity.TransferWarning`
     says so. ``include_top=False`` leaves the head out. Weights fit whatever the
-    ``output_stride``: the one that is asked for is the network's.
+    ``output_stride``: the one that is asked for is the network's. Those of a whole
+    network fit one made with ``features_only=True`` too, which leaves out what its maps
+    do not need.
 
     Args:
         name: from ``resnet_spec.list_models()``, or a configuration.
@@ -81,13 +83,17 @@ def create_model(
         chosen = weights_for(wanted, weights, seed=seed)
         return build(framework, wanted, chosen.state)
     asked = {"output_stride", DILATION} & overrides.keys()
-    apart = (*ENDS, *asked)
+    apart = (*ENDS, MAPS, "features_only", *asked)
     ends = {field: overrides.pop(field) for field in apart if field in overrides}
+    body = resolve(name, **overrides)
+    if wanted.out_indices is not None:  # of a whole network's weights
+        ends |= {"include_top": False, MAPS: wanted.out_indices}
+        body = body.replace(features_only=False, include_top=True)
     chosen = weights_for(
-        resolve(name, **overrides),
+        body,
         weights,
         chosen=selected,
-        fit=(*ENDS, DILATION) if asked else ENDS,
+        fit=(*ENDS, MAPS, DILATION) if asked else (*ENDS, MAPS),
         progress=progress,
     )
     wanted = chosen.config.replace(**ends)
@@ -109,6 +115,8 @@ def create_model(
     if new:
         are, them = ("are", "them") if len(new) > 1 else ("is", "it")
         notes.append(f"{', '.join(new)} {are} new and random: train {them}")
+    if wanted.stage_count > chosen.config.stage_count:
+        raise CheckpointError({"missing": new}, path=weights)
     load_state_dict(model, state, ignore=other)
     if notes:
         name = weights if is_remote(weights) else Path(weights).name

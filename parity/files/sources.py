@@ -36,6 +36,9 @@ from resnet_spec.config import ENDS
 DILATION = "replace_stride_with_dilation"
 """The setting in which a network may differ from its weights, and have all of them."""
 
+MAPS = "out_indices"
+"""The setting by which a network may have only the first of its weights."""
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -131,7 +134,7 @@ def _as_found(
     told = loaded.config
     if told is not None:
         if len(told.layers) != len(config.layers):  # another network
-            fit = [name for name in fit if name != DILATION]
+            fit = [name for name in fit if name not in (DILATION, MAPS)]
         return config.replace(**{name: getattr(told, name) for name in fit})
     first, last = (
         next((loaded[name] for name in names if name in loaded), None)

@@ -50,6 +50,15 @@ NETWORKS: Mapping[str, ResNetConfig] = MappingProxyType(
         ),
         "blur": _BASIC.replace(anti_alias="blur"),
         "group": _BASIC.replace(widths=(4, 8), norm="group", norm_groups=4),
+        "split": ResNetConfig(
+            block="bottleneck",
+            layers=(1, 1),
+            widths=(8, 8),
+            groups=2,
+            radix=2,
+            anti_alias="avd",
+            num_classes=5,
+        ),
         "RS": _BASIC.replace(stem_pool="conv", shortcut="B3"),
         "conv head": _BASIC.replace(layers=(1,), widths=(4,), stem="3x3", head="conv"),
         "signal": ResNetConfig(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity.mutants import attentions
+from parity.mutants import attentions, splits
 from parity.mutants.mutant import at, everywhere
 from resnet_flax.layers import GroupNorm
 
@@ -96,6 +96,41 @@ PARTS = (
         "layer2.0.downsample.0",
         {"padding": "SAME"},
         network="RS",
+    ),
+    at(
+        79,
+        "sigmoid for the softmax over splits",
+        "layer1.0.conv2.gate",
+        splits.SigmoidForShares,
+        network="split",
+    ),
+    at(
+        79,
+        "splits of groups for groups of splits",
+        "layer1.0.conv2.gate",
+        splits.GroupsInSplits,
+        network="split",
+    ),
+    at(
+        80,
+        "splits added without their weights",
+        "layer1.0.conv2",
+        splits.WithoutWeights,
+        network="split",
+    ),
+    at(
+        81,
+        "the mean that halves a map before the convolution",
+        "layer2.0",
+        splits.AveragedBefore,
+        network="split",
+    ),
+    at(
+        82,
+        "the rim of that mean without its zeros",
+        "layer2.0.aa",
+        splits.WithoutZeros,
+        network="split",
     ),
 )
 """Faults of what only some networks have."""

@@ -68,10 +68,13 @@ def _fields(shapes: Shapes) -> dict[str, Any]:
         // EXPANSION[block]
         for s in range(len(layers))
     )
-    _, per_group, height, width = shapes["layer1.0.conv2.weight"]
-    inner = _channels(shapes, "layer1.0.conv2", "layer1.0.bn2")
+    radix = _radix(shapes)
+    second = "layer1.0.conv2.conv" if radix else "layer1.0.conv2"
+    _, per_group, height, width = shapes[f"{second}.weight"]
+    norm = "layer1.0.conv2.bn0" if radix else "layer1.0.bn2"
+    inner = _channels(shapes, second, norm) // max(radix, 1)
     before = _channels(shapes, "layer1.0.conv1", "layer1.0.bn1")
-    groups = before // per_group
+    groups = before // per_group // max(radix, 1)
     deep = "conv1.0.weight" in shapes
     first = shapes["conv1.0.weight" if deep else "conv1.weight"]
     stem = {3: "3x3", 7: "7x7"}[first[3]]
@@ -83,6 +86,7 @@ def _fields(shapes: Shapes) -> dict[str, Any]:
         "layers": layers,
         "widths": widths,
         "groups": groups,
+        "radix": radix,
         "width_per_group": 64,
         "reduce_first": inner // before,
         "stem": stem,
@@ -97,6 +101,13 @@ def _fields(shapes: Shapes) -> dict[str, Any]:
         fields["width_per_group"] = inner // groups * 64 // widths[0]
     fields |= _norm(shapes) | _attention(shapes, layers)
     return fields | _head(shapes, ResNetConfig(**fields))
+
+
+def _radix(shapes: Shapes) -> int:
+    """Returns how many splits the first 3x3 of a bottleneck has; 0 if it is alone."""
+    if "layer1.0.conv2.conv.weight" not in shapes:
+        return 0
+    return shapes["layer1.0.conv2.conv.weight"][0] // shapes["layer1.0.conv3.weight"][1]
 
 
 def _channels(shapes: Shapes, conv: str, norm: str) -> int:

@@ -43,7 +43,8 @@ def torch_name(own: str, aliases: Mapping[str, str]) -> str:
 def in_torch_order(children: Iterable[str], declared: Sequence[str] = ()) -> list[str]:
     """Sorts the names of a module's children as torchvision's modules register them.
 
-    Numbers come in order; in a block ``conv1 bn1 conv2 bn2 … relu se downsample``.
+    Numbers come in order; in a block ``conv1 bn1 conv2 bn2 … relu se downsample``, in a
+    split attention ``conv bn0 fc1 bn1 fc2``.
 
     Args:
         children: the names.
@@ -55,7 +56,7 @@ def in_torch_order(children: Iterable[str], declared: Sequence[str] = ()) -> lis
             return (0, declared.index(name), 0)
         word = name.rstrip("0123456789")
         number = int(name[len(word) :] or -1)
-        if word in ("", "conv", "bn"):
+        if word in ("", "conv", "bn") or (word == "fc" and number > 0):
             return (1, number, word == "bn")
         return (2, _LAST.index(word) if word in _LAST else len(_LAST), number)
 

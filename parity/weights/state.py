@@ -15,6 +15,8 @@ import numpy as np
 from parity.weights.digest import digest
 from parity.weights.names import COUNTER, Entry
 from parity.weights.strict import require
+from resnet_spec import ResNetConfig
+from resnet_spec.plan import left_out
 
 DTYPES = {
     "float16": np.dtype(np.float16),
@@ -113,7 +115,8 @@ def load_state_dict(
     """Writes a state into either twin, all of it or nothing, bit for bit.
 
     A prefix that all of the mapping's names have is taken off; where it has no batch
-    counts at all they become 0.
+    counts at all they become 0. A network made with ``features_only`` takes a whole
+    one's, and leaves out what it has not.
 
     Args:
         model: a torch module, ``DataParallel`` and ``torch.compile`` looked through, or
@@ -126,7 +129,7 @@ def load_state_dict(
             The mapping's match with their prefix or without it.
 
     Returns:
-        What was left out, and what the model kept; nothing without ``ignore``.
+        What was left out, and what the model kept.
 
     Raises:
         CheckpointError: entries are missing, unexpected, of another shape or of another
@@ -139,7 +142,7 @@ def load_state_dict(
     patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     arrays, bad = convertible(mapping)
 
-    def left_out() -> tuple[str, ...]:
+    def ignored() -> tuple[str, ...]:
         out = _like([*arrays, *bad], patterns)
         for name in out:
             arrays.pop(name, None)
@@ -148,13 +151,17 @@ def load_state_dict(
 
     kept = _like(expected, patterns)
     wanted = {name: e for name, e in expected.items() if name not in kept}
-    out = left_out()  # before a prefix is looked for, which these need not have
+    out = ignored()  # before a prefix is looked for, which these need not have
     notes: list[str] = []
     if prefix := _common_prefix([*arrays, *bad], expected):
         notes.append(f"took the prefix {prefix!r} off every name")
         arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
         bad = {name.removeprefix(prefix): problem for name, problem in bad.items()}
-        out += left_out()
+        out += ignored()
+    parts = _parts_left_out(model)
+    spare = tuple(name for name in arrays if name.partition(".")[0] in parts)
+    arrays = {name: array for name, array in arrays.items() if name not in spare}
+    out += spare
     if not any(map(is_count, bad)) and any(map(is_count, wanted)):
         arrays, note = with_counts(arrays)
         notes += note
@@ -166,6 +173,14 @@ def load_state_dict(
     require(arrays, wanted, bad=bad)
     hands.assign(model, arrays)
     return Loaded(out, kept, notes=tuple(notes))
+
+
+def _parts_left_out(model: Any) -> tuple[str, ...]:
+    """Returns the parts that a network of maps does without; none of any other."""
+    config = getattr(getattr(model, "module", model), "config", None)
+    if not isinstance(config, ResNetConfig) or config.out_indices is None:
+        return ()
+    return left_out(config)
 
 
 def _like(names: Iterable[str], patterns: Sequence[str]) -> tuple[str, ...]:

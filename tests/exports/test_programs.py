@@ -38,6 +38,7 @@ CONFIGS = {
         stem_padding="same", block_padding="same", pool_padding="same"
     ),
     "squeezed": TINY_BOTTLENECK.replace(attention="se", stem="deep"),
+    "split": TINY_BOTTLENECK.replace(radix=2, anti_alias="avd_first", shortcut="D"),
     "signal": TINY.replace(dimensions=1, head="signal", signal_width=64, stem="3x3"),
     "conv": TINY.replace(head="conv"),
     "without a top": TINY.replace(include_top=False),

@@ -32,8 +32,13 @@ def _theirs(name: str) -> dict[str, Any]:
     return config | beside | {"architecture": found.architecture}
 
 
-def test_every_checkpoint_of_timms_module_is_in_the_table():
-    assert sorted(NAMES) == sorted(timm.list_models(module="resnet", pretrained=True))
+def test_every_checkpoint_of_timms_modules_is_in_the_table():
+    found = [
+        name
+        for module in ("resnet", "resnest")
+        for name in timm.list_models(module=module, pretrained=True)
+    ]
+    assert sorted(NAMES) == sorted(found)
 
 
 @pytest.mark.parametrize("name", NAMES)

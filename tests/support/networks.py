@@ -32,7 +32,10 @@ TIMMS = frozenset(resnet_spec.list_models(exclude=(*TORCHVISION_NAMES, *_OTHERS)
 
 _MOST_WEIGHTS = 80_000_000
 
-_QUICK = ("resnet10t", "resnet50_gn", "resnetblur18", "resnetrs50", "ecaresnet26t")
+_QUICK = (
+    *("resnet10t", "resnet50_gn", "resnetblur18", "resnetrs50", "ecaresnet26t"),
+    "resnest14d",
+)
 """Of timm's names, those that are tried at full size with every change."""
 
 
@@ -140,7 +143,10 @@ def configs(draw: st.DrawFn) -> ResNetConfig:
         norm_momentum=draw(st.sampled_from([0.0, 0.1, 0.9, 1.0])),
         **settings,
     )
+    avd = draw(st.sampled_from(["none", "avd", "avd_first"]))
     for more in (
+        {"radix": draw(st.sampled_from([0, 0, 1, 2]))},
+        {} if config.anti_alias != "none" else {"anti_alias": avd},
         {"reduce_first": draw(st.sampled_from([1, 1, 2]))},
         draw(st.sampled_from([{}, {}, {"norm": "group", "norm_groups": 2}])),
     ):

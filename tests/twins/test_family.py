@@ -12,6 +12,7 @@ import timm
 import torch
 from flax import nnx
 from timm.layers.eca import EcaModule
+from timm.layers.split_attn import SplitAttn
 from timm.layers.squeeze_excite import SEModule
 
 import parity
@@ -23,9 +24,10 @@ from parity.judging.tolerances import CEILINGS, FLOAT64_BUFFERS, G1_FORWARD
 from parity.weights.identify import identify
 from parity.weights.twins import abstract_flax, abstract_torch
 from resnet_spec import ResNetConfig, get_config
-from resnet_spec.attention import neighbours, squeezed
+from resnet_spec.attention import neighbours, split_squeezed, squeezed
 from tests.support.networks import (
     TINY,
+    TINY_BOTTLENECK,
     few_of_timms,
     flax_like,
     images,
@@ -110,6 +112,9 @@ PARTS = {
     "seresnextaa201d_32x8d": "means for strides",
     "resnetblur50d": "blurred strides",
     "seresnet18": "squeeze-and-excitation in basic blocks",
+    "resnest14d": "split attention, a mean behind it for a stride",
+    "resnest50d_4s2x40d": "of four splits in two groups, the mean before it",
+    "resnest50d_1s4x24d": "of one split in four groups",
 }
 """A name for each part."""
 
@@ -119,7 +124,9 @@ PARTS = {
     [
         pytest.param(
             str(name),
-            marks=() if name in ("resnetrs50", "ecaresnet26t") else pytest.mark.slow,
+            marks=()
+            if name in ("resnetrs50", "ecaresnet26t", "resnest50d_4s2x40d")
+            else pytest.mark.slow,
         )
         for name in (p.values[0] for p in _few(NAMES) if not p.marks)
     ],
@@ -173,7 +180,11 @@ def test_both_twins_have_timms_keys_and_keys_tell_which_network_it_is(name: str)
         pytest.param(
             name,
             marks=()
-            if name in ("resnet10t", "resnetblur18", "ecaresnet26t", "resnetrs50")
+            if name
+            in (
+                *("resnet10t", "resnetblur18", "ecaresnet26t", "resnetrs50"),
+                "resnest14d",
+            )
             else pytest.mark.exhaustive,
         )
         for name in NAMES
@@ -185,6 +196,18 @@ def test_at_full_size_the_torch_twin_is_timms_network(name: str):
     x = torch.randn(1, 3, 64, 97, dtype=torch.float64)
     with torch.no_grad():
         assert deviation(ours(x).numpy(), model(x).numpy()).l2 <= G1_FORWARD
+
+
+NOTHING = "conv2.fc1.bias"
+"""What a norm behind it takes away: of its gradient only rounding is left."""
+
+
+def _is_nothing(gradients: Any, key: str) -> bool:
+    own, beside = (
+        np.abs(np.asarray(gradients[name])).max()
+        for name in (key, key.replace("bias", "weight"))
+    )
+    return bool(0 < own <= FLOAT64_BUFFERS * beside)
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -205,6 +228,9 @@ def test_gradients_are_timms(name: str):
     theirs, ours = gradients
     assert theirs.keys() == ours.keys()
     for key, expected in theirs.items():
+        if key.endswith(NOTHING):
+            assert _is_nothing(ours, key)
+            continue
         found = deviation(ours[key].numpy(), expected.numpy())
         assert found.l2 <= FLOAT64_BUFFERS, key
 
@@ -212,7 +238,12 @@ def test_gradients_are_timms(name: str):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name == "ecaresnet50t" else pytest.mark.slow)
+        pytest.param(
+            name,
+            marks=()
+            if name in ("ecaresnet50t", "resnest50d_4s2x40d")
+            else pytest.mark.slow,
+        )
         for name in PARTS
     ],
 )
@@ -239,6 +270,9 @@ def test_gradients_of_the_flax_twin_are_timms(name: str):
             images = np.asarray(by_images).transpose(0, 3, 1, 2)
         assert deviation(images, x.grad.numpy()).l2 <= FLOAT64_BUFFERS
         for key, parameter in model.named_parameters():
+            if key.endswith(NOTHING):
+                assert _is_nothing(by_name, key)
+                continue
             error = deviation(by_name[key], parameter.grad.numpy())
             assert error.l2 <= FLOAT64_BUFFERS, key
 
@@ -250,6 +284,13 @@ def test_squeezed_channels_and_neighbours_are_timms(ratio: float):
         assert squeezed(channels, ratio) == module.fc1.out_channels
         kernel = EcaModule(channels, device="meta").conv.kernel_size
         assert kernel == (neighbours(channels),)
+
+
+@pytest.mark.parametrize("radix", [1, 2, 3, 4])
+def test_channels_between_the_layers_of_split_attention_are_timms(radix: int):
+    for channels in (*range(8, 300, 4), 143, 512, 513, 1024, 2048):
+        module: Any = SplitAttn(channels * radix, radix=radix, device="meta")
+        assert split_squeezed(channels * radix, radix) == module.fc1.out_channels
 
 
 @pytest.mark.parametrize(
@@ -274,6 +315,7 @@ FAST = {
         attention="se", stem_pool="conv", shortcut="B3", reduce_first=2
     ),
     "in groups": TINY.replace(attention="eca", norm="group", norm_groups=4),
+    "split": TINY_BOTTLENECK.replace(radix=2, anti_alias="avd_first", shortcut="D"),
 }
 
 

@@ -99,6 +99,7 @@ def test_the_comparison_sees_a_moved_assignment():
     [
         *("conv", "conv_along", "norm", "relu", "sigmoid", "maxpool", "avgpool"),
         *("pool_down", "pool_same", "average", "blur", "linear"),
+        *("average_around", "shares"),
     ],
 )
 def test_both_makers_of_layers_take_the_same_arguments(name: str):

@@ -172,6 +172,8 @@ USUAL: Mapping[str, tuple[Any, ...]] = {
     "attention": ("none",),
     "reduce_first": (1,),
     "norm": ("batch",),
+    "out_indices": (None,),
+    "radix": (0,),
 }
 """What networks of most libraries are like, where a dialect does not say otherwise."""
 

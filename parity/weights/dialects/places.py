@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from parity.weights.names import COUNTER
-from resnet_spec.attention import ATTENTION
+from resnet_spec.attention import ATTENTION, SPLIT
 
 Role = Literal["conv", "norm", "linear"]
 Part = Literal["stem", "pool", "block", "attention", "projection", "head"]
@@ -98,6 +98,9 @@ class Outline:
                 for i in range(2 if self.basic else 3):
                     rows.append((f"conv{i + 1}", "conv", "block", i))
                     rows.append((f"bn{i + 1}", "norm", "block", i))
+                for i, leaf in enumerate(() if self.basic else SPLIT):
+                    role = "norm" if leaf.startswith("bn") else "conv"
+                    rows.append((f"conv2.{leaf}", role, "attention", i // 2))
                 for layers in ATTENTION.values():
                     for i, leaf in enumerate(layers):
                         rows.append((f"se.{leaf}", "conv", "attention", i))
