@@ -217,6 +217,7 @@ RARE = (
             *("seresnext101", "seresnextaa", "seresnext26", "resnetrs1", "resnetrs2"),
             *("resnetrs3", "resnetrs4", "resnet50_gn", "resnetblur18", "resnetblur50]"),
             *("resnetaa50]", "seresnet18", "seresnet50]", "resnet18d", "resnet50c"),
+            *("resnest2", "resnest101e", "resnest50d_1"),
         )
     ),
     *(
@@ -225,7 +226,13 @@ RARE = (
     ),
     *(
         f"test_gradients_of_the_flax_twin_are_timms[{name}"
-        for name in ("seresnext50", "senet154", "seresnextaa201d", "seresnet18")
+        for name in (
+            "seresnext50",
+            "senet154",
+            "seresnextaa",
+            "seresnet18",
+            "resnest50d_1",
+        )
     ),
     *(
         f"test_with_an_output_stride_it_is_timms_too[{name}"

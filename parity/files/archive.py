@@ -93,7 +93,7 @@ def members(
             _member(data, name, entry, methods=(0, _DEFLATED) if check else (0,))
             for name, entry in entries.items()
         ]
-    except struct.error as error:
+    except (struct.error, OverflowError) as error:  # a place beyond any file
         raise _damaged("a header is cut short") from error
     position = 0
     for member, begin, end in sorted(found, key=lambda f: f[1]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from parity.judging.blind import blind_spots
 from parity.judging.evidence import Evidence
 from parity.judging.gates import FORWARD, GATES, judge
+from parity.judging.layouts import told_by_values
 from parity.judging.report import Report
 from parity.judging.wishes import Wish, together
 from parity.machine import Precision, environment
@@ -128,7 +129,8 @@ def compare_modules(
             splits and turns what rules cannot tell. Gradients go the same way.
         layouts: pattern of taps and inputs → their axes in JAX and in torch, as
             ``{"encoder.*": "nlc->ncl", "input": "nchw->nchw"}``. Where it says nothing,
-            shapes tell maps with channels last from others.
+            shapes tell maps with channels last from others; where height, width and
+            channels are equal, values do, and the report says so.
         rtol: pattern of names → relative error (2-norm) that is granted instead of the
             gate's own limit, in float64 too. The report says where.
         skip: pattern or patterns of names that no gate judges. The report says which,
@@ -154,20 +156,24 @@ def compare_modules(
     found = adapter(torch_module).FRAMEWORK
     if found != "torch":
         raise _misplaced("torch", found)
-    how: Any = {"weights": weights, "layouts": layouts}
-    pair = pair_of(torch_module, jax_callable, mapping, **how)
+    layouts = dict(layouts or {})
+    said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="resnet-twins-") as folder:
-        several = [
-            Evidence(
-                pair,
-                batch,
-                seed=seed,
-                precision=precision,
-                folder=Path(folder),
-                progress=progress,
-            )
-            for batch in batches
-        ]
+
+        def begun() -> list[Evidence]:
+            how: Any = {"weights": weights, "layouts": layouts}
+            pair = pair_of(torch_module, jax_callable, mapping, **how)
+            how = {"seed": seed, "precision": precision, "folder": Path(folder)}
+            return [Evidence(pair, b, progress=progress, **how) for b in batches]
+
+        several = begun()
+        told, neither = told_by_values(several[0]) if gates else ({}, [])
+        if told:
+            layouts |= told
+            several = begun()
+            said.append(_TOLD.format(_named(told), "read in the layout that fits"))
+        if neither:
+            said.append(_TOLD.format(_named(neither), "taken for (n, h, w, c)"))
         evidence = several[0]
         found = [[judge(gate, one) for gate in gates] for one in several]
         shapes, hidden = {}, []
@@ -186,11 +192,19 @@ def compare_modules(
         "inputs": _digested(batches),
         "weights": {name: digest(state) for name, state in evidence.states.items()},
         **wish.setting(),
-        **({"layouts": dict(layouts)} if layouts else {}),
+        **({"layouts": layouts} if layouts else {}),
         **environment(),
     }
-    hidden = (*wish.vain(results), *hidden)
+    hidden = (*wish.vain(results), *said, *hidden)
     return Report(tuple(results), shapes, setting, hidden)
+
+
+_TOLD = "height, width and channels of {} are equal: {}; layouts= says which it is"
+
+
+def _named(taps: Collection[str]) -> str:
+    first = ", ".join(list(taps)[:3])
+    return f"{first} and {len(taps) - 3} more" if len(taps) > 3 else first
 
 
 def _batches(inputs: Any) -> list[Any]:

@@ -70,7 +70,7 @@ def deviation(
     sample = error.ravel()[:: error.size // SAMPLE + 1] if error.size else np.zeros(1)
     p50, p99 = np.quantile(sample, (0.5, 0.99))
     return Deviation(
-        l2=ratio(norm(error), squares**0.5),
+        l2=ratio(l2(error), squares**0.5),
         max=ratio(error.max(initial=0.0), largest),
         scale=scale,
         p50=ratio(p50, largest),
@@ -92,7 +92,7 @@ def product(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.einsum("i,i->", one, other, dtype=np.float64, casting="unsafe"))
 
 
-def norm(values: np.ndarray) -> float:
+def l2(values: np.ndarray) -> float:
     """Returns the 2-norm of all values."""
     with np.errstate(over="ignore", invalid="ignore"):
         return product(values, values) ** 0.5

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import hypot, prod, sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from parity.judging.distance import Deviation, deviation, norm, ratio
+from parity.judging.distance import Deviation, deviation, l2, ratio
 from parity.judging.kinks import Kinks
 from parity.judging.tolerances import (
     GROWTH_MOST,
@@ -18,6 +19,7 @@ from parity.judging.tolerances import (
     growth_of_product,
     growth_of_sum,
 )
+from parity.running.norms import Lost, Norm
 from parity.running.nudge import NUDGE
 from parity.running.objective import Objective
 from parity.running.pair import Pair
@@ -98,10 +100,11 @@ class Reference:
                 the call returns.
             branch: where kinks shall go another way than its own.
             nudge: with state and images moved by float64's roundoff, up or down as
-                this draw says.
+                this draw says, and with what the sums of norms lose.
         """
+        how: Any = {} if nudge is None else {"nudge": nudge, "lost": self._lost}
         return _run(
-            *(self.pair, self.images, self.objective, visit), branch=branch, nudge=nudge
+            *(self.pair, self.images, self.objective, visit), branch=branch, **how
         )
 
     def input(self, tap: str) -> np.ndarray:
@@ -175,6 +178,30 @@ class Reference:
         return found
 
     @cached_property
+    def _lost(self) -> dict[str, Lost]:
+        """What serial sums lose of norms' outputs and inputs' gradients, by tap.
+
+        A nudge moves terms apart from each other, and their sum hardly. A serial sum
+        loses the same way at each step where its terms are equal, as gradients behind a
+        mean are, or all positive, as squares. Half types are summed up in float32.
+        """
+        state = self.pair.torch.state()
+        if any(array.dtype.itemsize == 2 for array in state.values()):
+            return {}
+        training = self.objective is not None and not self.pair.is_function
+        known = self.pair.torch.norms(training=training)
+        found = {}
+        for tap, shape in self.shapes.items():
+            x = self.values.get(Quantity("input", tap))
+            norm = known.get(path_of(tap))
+            if norm is not None and x is not None and x.shape == shape:
+                weight = state.get(f"{path_of(tap)}.weight", np.ones(shape[1]))
+                weight = weight.reshape(-1, *(1 for _ in shape[2:]))
+                gradient = self.values.get(Quantity("gradient", tap))
+                found[tap] = _lost_in_norm(norm, x, gradient, weight)
+        return found
+
+    @cached_property
     def _sums(self) -> dict[Quantity, float]:
         """The growth of roundings in the sums of parameters' gradients."""
         own = {}
@@ -190,8 +217,15 @@ class Reference:
         terms = self._summed(quantity, shape)
         if terms is None:
             return 0.0
-        lost = max(norm(_lost_in_series(terms * s)) for s in SHADES)
-        return ratio(lost, norm(self._terms[quantity])) / UNIT_ROUNDOFF["float32"]
+        lost = max(l2(_lost_in_series(terms * s)) for s in SHADES)
+        size = l2(self._terms[quantity])
+        by_normal = 0.0
+        path, _, leaf = quantity.name.rpartition(".")
+        if leaf == "weight" and path in self._lost:
+            x, by = (self.values[Quantity(k, path)] for k in ("input", "gradient"))
+            of_weight = self._lost[path].of_weight(x, by)
+            by_normal = ratio(l2(of_weight), size)
+        return hypot(ratio(lost, size) / UNIT_ROUNDOFF["float32"], by_normal)
 
     def _sum_of_products(self, quantity: Quantity, shape: Shape) -> float:
         """A kernel's gradient, by the length of its sum.
@@ -218,7 +252,7 @@ class Reference:
         positions = prod(gradient.shape[2:])
         partial = (positions * sizes + positions**2 * means).sum()
         window = sqrt(prod(shape[2:]))
-        size = norm(self.values[quantity])
+        size = l2(self.values[quantity])
         cancels = ratio(sqrt(partial) * window, size)
         by_length = growth_of_product(len(x) * positions)
         lost = ratio(_lost_of_products(gradient, x, groups) * window, size)
@@ -244,7 +278,8 @@ class Reference:
         of_bias = quantity.name.endswith(".bias")
         if kernel is None or len(kernel) == 1 or of_bias:
             # A norm's statistics, a pool's mean.
-            return max(growth_of_sum(max(positions, prod(inputs[2:]))), magnified)
+            sums = growth_of_sum(max(positions, prod(inputs[2:])))
+            return max(sums, magnified, self._lost_by_one(quantity, tap))
         terms = prod(kernel[1:])
         if quantity.kind == "parameter gradient":
             terms = positions
@@ -253,6 +288,23 @@ class Reference:
         # Where a sum's terms cancel, its partial sums are larger than the sum: what is
         # rounded off these counts as often more.
         return min(growth_of_product(terms) * magnified, GROWTH_MOST)
+
+    def _lost_by_one(self, quantity: Quantity, tap: str) -> float:
+        """The growth of roundings in a norm's sums, where what they make cancels."""
+        if tap not in self._lost or quantity.kind not in ("output", "input gradient"):
+            return 0.0
+        lost, x = self._lost[tap], self.input(tap)
+        if quantity.kind == "output":
+            size = l2(self.values[quantity])
+            return ratio(l2(lost.of(x)[0]), size)
+        normal, divisor = lost.norm.normal(x)
+        by = self.values[Quantity("gradient", tap)] * lost.weight
+        steady, scaled = (
+            lost.norm.spread(lost.norm.rows(part).mean(1), x)
+            for part in (by, by * normal)
+        )
+        size = l2((by - steady - scaled * normal) / divisor)
+        return ratio(l2(lost.of(x)[1]), size)
 
     def deviation(
         self,
@@ -275,7 +327,7 @@ class Reference:
         """
         found = {}
         of_parameters = [q for q in self.values if q.kind == "parameter gradient"]
-        norms = {q: norm(self.values[q]) for q in of_parameters}
+        norms = {q: l2(self.values[q]) for q in of_parameters}
         largest = max(norms.values(), default=0.0)
         for quantity in of_parameters:
             shape = self.values[quantity].shape
@@ -343,14 +395,12 @@ def _run(
     visit: Visit,
     *,
     branch: Branch | None = None,
-    nudge: int | None = None,
     ask: Sequence[str] = (),
+    **how: Any,
 ) -> Calls:
     if objective is None:
-        return pair.torch.forward(images, visit, ask=ask, float64=True, nudge=nudge)
-    return pair.training(
-        images, objective, visit, branch=branch, float64=True, nudge=nudge
-    )
+        return pair.torch.forward(images, visit, ask=ask, float64=True, **how)
+    return pair.training(images, objective, visit, branch=branch, float64=True, **how)
 
 
 def _by_channel(values: np.ndarray, axis: int) -> np.ndarray:
@@ -362,6 +412,31 @@ def _lost_in_series(terms: np.ndarray) -> np.ndarray:
     """Returns what a serial sum in float32 loses of terms (channels, n), by channel."""
     terms = terms.astype(np.float32)
     return terms.cumsum(1, dtype=np.float32)[:, -1] - terms.sum(1, dtype=np.float64)
+
+
+def _lost_at_worst(terms: np.ndarray) -> np.ndarray:
+    """Does what :func:`_lost_in_series` does, for the shade of which most is lost."""
+    lost = np.stack([_lost_in_series(terms * shade) for shade in SHADES])
+    worst = np.abs(lost).argmax(0)
+    return lost[worst, np.arange(len(terms))]
+
+
+def _lost_in_norm(
+    norm: Norm, x: np.ndarray, gradient: np.ndarray | None, weight: np.ndarray
+) -> Lost:
+    """Returns what serial sums lose in a norm, whose variance may be E(x²) - E(x)²."""
+    rows = norm.rows(x)
+    unit = rows.shape[1] * UNIT_ROUNDOFF["float32"]
+    divisor = np.sqrt(rows.var(1) + norm.eps)
+    mean = _lost_at_worst(rows) / unit
+    variance = _lost_at_worst(rows**2) / unit - 2 * rows.mean(1) * mean
+    steady, scaled = -mean / divisor, -variance / (2 * divisor**2)
+    if gradient is None:
+        none = np.zeros_like(steady)
+        return Lost(norm, weight, (steady, none), (scaled, none))
+    terms, normal = norm.rows(gradient * weight), norm.rows(norm.normal(x)[0])
+    back = [_lost_at_worst(part) / unit for part in (terms, terms * normal)]
+    return Lost(norm, weight, (steady, back[0]), (scaled, back[1]))
 
 
 def _lost_of_products(gradient: np.ndarray, x: np.ndarray, groups: int) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from parity.judging import tolerances
-from parity.judging.distance import deviation, norm
+from parity.judging.distance import deviation, l2
 from parity.judging.report import GateResult, Report, Row
 from parity.machine import environment
 from parity.running.objective import Objective, has_classes
@@ -258,8 +258,8 @@ def _of_optimizer(
         other = found.get(quantity)
         if quantity in frozen or other is None or other.shape != value.shape:
             return []
-        scale = max(norm(value), 1e-6 * whole)
-        if norm(other - value) > SAME_GRADIENT * scale:
+        scale = max(l2(value), 1e-6 * whole)
+        if l2(other - value) > SAME_GRADIENT * scale:
             return []
     worst = max((row for row in rows if row.kind == "parameter"), key=lambda r: r.error)
     note = f"makes something else of equal gradients, in step {step}"

@@ -65,6 +65,7 @@ def experiment(
     values = [v.get_value() for _, v in own_variables(model)]
     dtype = dtype_of(values, dtype)
     order: list[int] = []
+    called: list[int] = []
     taps = [callee.tap for callee in setup.calls]
 
     def forward(parameters: Any, x: jax.Array, given: list[jax.Array]) -> Any:
@@ -85,7 +86,7 @@ def experiment(
         y = cast(Any, copy)(x)
         found = {Quantity("input", taps[i]): value for i, value in handed.items()}
         ends = {i: value for i, value in handed.items() if is_float(value.dtype)}
-        order[:] = ends
+        order[:], called[:] = ends, handed
         if not setup.training:
             found |= changed(before, own_state(copy))
         else:
@@ -148,7 +149,7 @@ def experiment(
         if back is not None:
             by_parameter, by_input, by_given = back
             found[Quantity("input gradient", setup.tap)] = by_input
-            for index in order:
+            for index in called:  # one that is handed integers, too
                 found[Quantity("gradient", taps[index])] = by_given[index]
             found = {q: value for q, value in found.items() if is_float(value.dtype)}
             for name, value in by_parameter.items():

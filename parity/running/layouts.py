@@ -57,6 +57,26 @@ class Layouts:
         expected = self.shapes.get(_like(quantity))
         return choices[0] if expected is None else _fitting(choices, shape, expected)
 
+    def other(self, tap: str, shape: Shape) -> tuple[Axes, str] | None:
+        """Returns the layout that fits a tap's shape as well as the one it is taken in.
+
+        Args:
+            tap: its name.
+            shape: in torch.
+
+        Returns:
+            Which axes of what was laid out as torch has it are those that torch would
+            have in the other layout, and that layout; ``None`` if there is none.
+        """
+        choices = self._choices(tap, len(shape))
+        known = len(choices) > 1 and len(shape) in (3, 4, 5)
+        if not known or len(set(shape[1:])) > 1 or shape[1] == 1:
+            return None
+        usual, other = choices
+        letters = {3: "nlc", 4: "nchw", 5: "ncdhw"}[len(shape)]
+        torchs = "".join(letters[axis] for axis in other)
+        return tuple(usual.index(axis) for axis in other), f"{letters}->{torchs}"
+
     def _choices(self, name: str, rank: int) -> list[Axes]:
         for pattern, layout in self.given.items():
             ours, _, torchs = layout.replace(" ", "").partition("->")

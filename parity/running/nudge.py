@@ -11,7 +11,7 @@ NUDGE = float(np.finfo(np.float64).eps)
 def nudged(array: np.ndarray, draw: int) -> np.ndarray:
     """Returns a float64 array with every value moved up or down by ``NUDGE``."""
     up = np.random.default_rng((array.size, draw)).integers(0, 2, array.shape, bool)
-    return np.where(up, 1 + NUDGE, 1 - NUDGE) * array
+    return np.asarray(np.where(up, 1 + NUDGE, 1 - NUDGE) * array)
 
 
 def moved(array: np.ndarray, draw: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import ismethod
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from parity.running import torch_copies, torch_experiments, torch_runs
 from parity.running.experiments import Experiment
+from parity.running.norms import Lost, Norm, norms
 from parity.running.nudge import nudged
 from parity.running.objective import Objective
 from parity.running.taps import (
@@ -73,6 +74,20 @@ class TorchNetwork:
         """Lists what drops at random in training mode: path → rate."""
         return torch_copies.random(self._model)
 
+    def norms(self, *, training: bool) -> dict[str, Norm]:
+        """Lists the norms that take their statistics from what they are given.
+
+        Args:
+            training: in training mode.
+        """
+        inside = self.fixed
+        return {
+            path: norm
+            for path, norm in norms(self._model)
+            if norm.groups is not None
+            or (training and not any(f"{path}.".startswith(f"{p}.") for p in inside))
+        }
+
     def has(self, method: str) -> bool:
         """Whether it has a method of this name."""
         return ismethod(getattr(self._model, method, None))
@@ -89,10 +104,11 @@ class TorchNetwork:
         ask: Sequence[str] = (),
         float64: bool = False,
         nudge: int | None = None,
+        lost: Mapping[str, Lost] = torch_runs.NOTHING,
     ) -> Calls:
         """Runs it in evaluation mode."""
         model, inputs = self._ready(inputs, float64=float64, nudge=nudge)
-        return torch_runs.forward(model, inputs, visit, ask=ask)
+        return torch_runs.forward(model, inputs, visit, ask=ask, lost=lost)
 
     def training(
         self,
@@ -104,11 +120,14 @@ class TorchNetwork:
         branch: Branch | None = None,
         float64: bool = False,
         nudge: int | None = None,
+        lost: Mapping[str, Lost] = torch_runs.NOTHING,
     ) -> Calls:
         """Runs it forwards and backwards, by default in training mode."""
         how: Any = {"training": training, "float64": float64, "nudge": nudge}
         model, inputs = self._ready(inputs, **how)
-        return torch_runs.train(model, inputs, objective, visit, branch=branch)
+        return torch_runs.train(
+            model, inputs, objective, visit, branch=branch, lost=lost
+        )
 
     def _ready(
         self, inputs: Inputs, *, nudge: int | None, float64: bool, **how: Any

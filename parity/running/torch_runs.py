@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch.utils._pytree import tree_map_only
 
 import resnet_torch.optim
 from parity.running.folds import Folding
+from parity.running.norms import Lost, lossy
+from parity.running.nudge import NUDGE
 from parity.running.objective import Objective
 from parity.running.taps import (
     INPUT,
@@ -37,6 +40,8 @@ from parity.running.torch_watching import watched
 from parity.weights.names import Shape
 from parity.weights.torch_state import to_numpy, to_torch
 from resnet_spec import OptimizerConfig
+
+NOTHING: Mapping[str, Lost] = MappingProxyType({})
 
 
 def run(model: nn.Module, images: np.ndarray) -> np.ndarray:
@@ -62,6 +67,7 @@ def forward(
     visit: Visit,
     *,
     ask: Sequence[str] = (),
+    lost: Mapping[str, Lost] = NOTHING,
 ) -> Calls:
     """Runs the model as it is; visits every module's input and output as they come.
 
@@ -71,6 +77,7 @@ def forward(
         visit: called with the quantity and its value. Half types come as float32; the
             value is only good until the call returns.
         ask: what else it is asked for; see :func:`parity.running.taps.results`.
+        lost: by the sums of norms, by tap: of float64, for float32.
 
     Raises:
         ModuleError: a module raised.
@@ -84,6 +91,8 @@ def forward(
                 # At once, not later: what follows may work in place on these.
                 visit(Quantity("input", tap), value_of(it.x))
             y = it.result()
+            if tap in lost and it.x is not None:
+                y = lossy(y, it.x, lost[tap], NUDGE)
             for name, part in _tapped(calls, it, tap, y):
                 visit(Quantity("output", name), value_of(part))
             return y
@@ -115,6 +124,7 @@ def train(
     visit: Visit,
     *,
     branch: Branch | None = None,
+    lost: Mapping[str, Lost] = NOTHING,
 ) -> Calls:
     """Runs the model forwards and backwards, and visits what comes in that order.
 
@@ -128,6 +138,7 @@ def train(
         visit: see :func:`forward`.
         branch: where rectifiers and pools shall take the way of another run, and not
             their own: by tap, see :func:`way`.
+        lost: see :func:`forward`.
 
     Raises:
         ModuleError: a module raised.
@@ -147,6 +158,8 @@ def train(
                 visit(Quantity("input", tap), value_of(it.x))
                 version = it.x._version
             y = it.result()
+            if tap in lost and it.x is not None:
+                y = lossy(y, it.x, lost[tap], NUDGE)
             if isinstance(y, Tensor) and y.is_floating_point():
                 if not y.requires_grad and torch.is_grad_enabled():
                     # Before the first parameter, or behind a detach in the module.

@@ -197,6 +197,13 @@ def test_a_member_that_is_marked_as_a_directory_is_refused(path: Path, whole: by
     refused(path, "'archive/data/0' is no plain file")
 
 
+def test_an_end_beyond_any_file_is_refused(path: Path, whole: bytes):
+    at = whole.rindex(b"PK\6\7") + 8
+    for end in (2**62, 2**64 - 1):
+        path.write_bytes(whole[:at] + end.to_bytes(8, "little") + whole[at + 8 :])
+        refused(path, "the archive is damaged (a header is cut short)")
+
+
 @pytest.mark.parametrize("between", [b"", b"more"])
 def test_two_archives_in_one_file_are_refused(path: Path, whole: bytes, between: bytes):
     path.write_bytes(whole + between + whole)
