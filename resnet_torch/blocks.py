@@ -143,10 +143,9 @@ def shortcut(layers: Layers, plan: BlockPlan) -> nn.Module | None:
 def anti_alias(layers: Layers, plan: BlockPlan, stride: int) -> nn.Module | None:
     """Makes what halves a map instead of a convolution; ``None`` if that does."""
     option = layers.config.anti_alias
+    # A map that a dilation keeps is blurred all the same.
     if option == "blur" and (stride > 1 or plan.first_dilation != plan.dilation):
-        return layers.blur(
-            stride
-        )  # a map that a dilation keeps is blurred all the same
+        return layers.blur(stride)
     if option in ("avd", "avd_first") and stride > 1:
         return layers.average_around(stride)
     return layers.average(stride) if option == "average" and stride > 1 else None

@@ -49,6 +49,7 @@ class WithoutMiddleRelu(Bottleneck):
 
     def __call__(self, x: Array) -> Array:
         """Computes the block."""
+        assert self.bn2 is not None  # as it is where the middle one is split
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn3(self.conv3(self.bn2(self.conv2(out))))
         return self.relu(out + beside(self, x))
