@@ -164,10 +164,10 @@ class Layers:
         """The mean over squares that do not overlap; what is left of a row is lost."""
         return AvgPool2d((width, width), strides=(width, width))
 
-    def average_around(self, stride: int) -> AvgPool2dAround:
+    def average_around(self, stride: int) -> AvgPool2d:
         """The mean over 3x3 pixels around every stride-th; zeros at the rim count."""
         window, around = self._window(3), self._padding(3)
-        return AvgPool2dAround(window, strides=(stride, stride), padding=around)
+        return AvgPool2d(window, strides=(stride, stride), padding=around)
 
     def blur(self, stride: int) -> BlurPool2d:
         """Every stride-th pixel of a blurred map."""
@@ -349,7 +349,8 @@ class MaxPool2d(nnx.Module):
 class AvgPool2d(nnx.Module):
     """The mean over a window; with ``ceil_mode`` the last one may hang over the rim.
 
-    What hangs over does not count, so that the mean is that of the pixels there are.
+    What hangs over does not count, so that the mean is that of the pixels there are;
+    the zeros of a padding do.
     """
 
     def __init__(
@@ -357,16 +358,19 @@ class AvgPool2d(nnx.Module):
         kernel_size: tuple[int, int],
         *,
         strides: tuple[int, int],
+        padding: tuple[tuple[int, int], ...] = (),
         ceil_mode: bool = False,
     ) -> None:
         self.kernel_size = kernel_size
         self.strides = strides
-        self.padding = 0
+        self.padding: Any = padding or 0
         self.ceil_mode = ceil_mode
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j c"]:
-        """Pools."""
+        """Pads and pools."""
         window, strides = (1, *self.kernel_size, 1), (1, *self.strides, 1)
+        if self.padding:
+            x = jnp.pad(x, ((0, 0), *self.padding, (0, 0)))
         return _mean_over(x, window, strides, self.ceil_mode)
 
 
@@ -428,27 +432,6 @@ class AvgPool2dSame(nnx.Module):
         rows, columns = self.kernel_size
         x = jnp.pad(x, ((0, 0), (0, rows - 1), (0, columns - 1), (0, 0)))
         return _mean_over(x, (1, rows, columns, 1), (1, 1, 1, 1), False)
-
-
-class AvgPool2dAround(nnx.Module):
-    """The mean over a window around every stride-th pixel; zeros at the rim count."""
-
-    def __init__(
-        self,
-        kernel_size: tuple[int, int],
-        *,
-        strides: tuple[int, int],
-        padding: tuple[tuple[int, int], ...],
-    ) -> None:
-        self.kernel_size = kernel_size
-        self.strides = strides
-        self.padding = padding
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n i j c"]:
-        """Pads and pools."""
-        window, strides = (1, *self.kernel_size, 1), (1, *self.strides, 1)
-        x = jnp.pad(x, ((0, 0), *self.padding, (0, 0)))
-        return _mean_over(x, window, strides, False)
 
 
 class Identity(nnx.Module):

@@ -11,7 +11,7 @@ from jax import Array
 from parity.mutants.blocks import beside
 from resnet_flax.attention import SplitAttention
 from resnet_flax.blocks import Bottleneck
-from resnet_flax.layers import AvgPool2dAround, Shares, joined, split
+from resnet_flax.layers import AvgPool2d, Shares, joined, split
 
 
 class SigmoidForShares(Shares):
@@ -52,7 +52,7 @@ class AveragedBefore(Bottleneck):
         return self.relu(out + beside(self, x))
 
 
-class WithoutZeros(AvgPool2dAround):
+class WithoutZeros(AvgPool2d):
     """Divides by the pixels that there are."""
 
     def __call__(self, x: Array) -> Array:

@@ -12,7 +12,7 @@ from torch import nn
 
 from parity.running import torch_copies, torch_experiments, torch_runs
 from parity.running.experiments import Experiment
-from parity.running.norms import Lost, Norm, norms
+from parity.running.norms import Lost, Norm
 from parity.running.nudge import nudged
 from parity.running.objective import Objective
 from parity.running.taps import (
@@ -24,6 +24,7 @@ from parity.running.taps import (
     Quantity,
     Visit,
 )
+from parity.running.torch_norms import norms
 from parity.weights import torch_state
 from parity.weights.names import Shape
 from resnet_spec import OptimizerConfig

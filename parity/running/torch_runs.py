@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 import resnet_torch.optim
 from parity.running.folds import Folding
-from parity.running.norms import Lost, lossy
+from parity.running.norms import Lost
 from parity.running.nudge import NUDGE
 from parity.running.objective import Objective
 from parity.running.taps import (
@@ -36,6 +36,7 @@ from parity.running.taps import (
     results,
 )
 from parity.running.torch_copies import unfreeze
+from parity.running.torch_norms import lossy
 from parity.running.torch_watching import watched
 from parity.weights.names import Shape
 from parity.weights.torch_state import to_numpy, to_torch
