@@ -146,7 +146,11 @@ def _differing(
             lines = _parted(before, after)
         else:
             pair = (_judged(gate, *two) for two in ((before, after), (after, before)))
-            lines = [*_parted(*pair, unit=unit), *_contradictions(before)]
+            lines = [
+                *_parted(*pair, unit=unit),
+                *_contradictions(before),
+                *_of_another_size(before, after),
+            ]
         parted += [f"{what}, {line}" for line in lines[:1]]
     more = [f"{gate}: {len(parted) - 3} more rows differ"] if len(parted) > 3 else []
     return parted[:3] + more
@@ -222,8 +226,11 @@ def _contradictions(row: Mapping[str, Any]) -> list[str]:
     pair = [figures.get("torch"), figures.get("flax")]
     twins = all(isinstance(twin, Mapping) for twin in pair)
     measured: list[Any] = pair if twins else [figures]
-    if not all(_is_number(m.get(name)) for m in measured for name in _OF_ONE):
-        return []  # not finite, or nothing was measured
+    said = [m[name] for m in measured for name in _OF_ONE if name in m]
+    if len(said) < len(measured) * len(_OF_ONE):
+        return []  # nothing was measured
+    if not all(map(_is_number, said)):
+        return ["not finite, which contradicts the verdict"] if row["ok"] else []
     norms = [m[norm] for m in measured for norm in ("l2", "max")]
     found = {
         "error": not any(_close(error, norm) for norm in norms),
@@ -242,6 +249,12 @@ def _contradictions(row: Mapping[str, Any]) -> list[str]:
 _OF_ONE = ("l2", "max", "scale", "p50", "p99", "value", "expected")
 """What is measured of one twin, beside the place of the largest error."""
 
+SIZE = 0.01
+"""Within which the reference's largest value is the same, kinks and all."""
+
+LEFT = 1e-12
+"""Of a value: a difference that is smaller is all rounding."""
+
 CLOSE = 1e-9
 """Within which two figures are one, written down or computed."""
 
@@ -250,6 +263,35 @@ def _is_place(value: object) -> bool:
     return isinstance(value, list) and all(
         _is_number(index) and index >= 0 for index in value
     )
+
+
+def _of_another_size(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Says so where two rows of one quantity do not speak of one reference.
+
+    The largest difference over its norm is the reference's largest value, and that is
+    no matter of rounding.
+    """
+    if (old["name"], old["kind"]) != (new["name"], new["kind"]):
+        return []
+    pair = [list(_largest(row["figures"])) for row in (old, new)]
+    for before, after in zip(*pair, strict=False):
+        if before and after and not _alike(before, after, 1 + SIZE):
+            return ["value contradicts the reference's size"]
+    return []
+
+
+def _largest(figures: Mapping[str, Any]) -> Iterator[float]:
+    """Yields the largest value of the reference, from what is said of each twin."""
+    twins = [figures.get("torch"), figures.get("flax")]
+    measured: list[Any] = twins
+    if not all(isinstance(twin, Mapping) for twin in twins):
+        measured = [figures]
+    for found in measured:
+        told = [found.get(name) for name in ("value", "expected", "max")]
+        value, expected, most = told if all(map(_is_number, told)) else (0.0, 0.0, 0.0)
+        apart = abs(value - expected)
+        # Less has no digits left.
+        yield apart / most if most > 0 and apart > LEFT * abs(expected) else 0.0
 
 
 def _close(a: Any, b: float) -> bool:

@@ -137,6 +137,8 @@ def test_another_machine_is_named_and_may_differ_a_little(
     for twin in ("torch", "flax"):
         for figure in ("l2", "max", "p50", "p99"):
             row["figures"][twin][figure] *= 3
+        by = row["figures"][twin]
+        by["value"] = by["expected"] + 3 * (by["value"] - by["expected"])
     row["figures"]["flax"]["worst"] = [0, 0, 0, 0]
     assert differences(certificate, report) == []
 
@@ -154,6 +156,16 @@ FORGED: dict[str, Change] = {
     "a place that is none": lambda row: row["figures"]["flax"].update(worst=[-1]),
     "no difference there": lambda row: row["figures"]["torch"].update(
         value=1, expected=1
+    ),
+    "another value": lambda row: row["figures"]["flax"].update(value=1e-3),
+    "twice what is expected": lambda row: _divided(
+        row["figures"]["flax"], "expected", 0.5
+    ),
+    "a larger maximum": lambda row: row["figures"]["torch"].update(
+        max=1.5 * row["figures"]["torch"]["max"]
+    ),
+    "a value that is not finite": lambda row: row["figures"]["torch"].update(
+        value="nan"
     ),
     "all of one sign": lambda row: row["figures"]["torch"].update(scale=0.5),
 }
