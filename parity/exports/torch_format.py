@@ -26,6 +26,7 @@ def write(facts: Facts, state: Mapping[str, np.ndarray]) -> bytes:
 
     network = abstract_torch(facts.config, param_dtype=facts.dtype)
     load_state_dict(network, state)
+    _without_ceilings(network)
     model = _wrapped(network, facts.preprocessing).eval()
     channels, how = facts.config.in_channels, facts.preprocessing
     (height, rows), (width, columns) = _sides(facts)
@@ -40,6 +41,36 @@ def write(facts: Facts, state: Mapping[str, np.ndarray]) -> bytes:
     file = io.BytesIO()
     torch.export.save(made, file, extra_files={KEY: facts.to_json()})
     return file.getvalue()
+
+
+def _without_ceilings(network: Any) -> None:
+    """Pads what a last window hangs over: the tracer knows no size that is rounded up.
+
+    The means stay what they are, bit for bit: one pixel or two of four are halves.
+    """
+    import torch
+    from torch.nn.functional import avg_pool2d, pad
+
+    class Padded(torch.nn.Module):
+        """A mean over windows that do not overlap, and may hang over the rim."""
+
+        def __init__(self, pool: torch.nn.AvgPool2d) -> None:
+            super().__init__()
+            self.pool = pool
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows, columns = self.pool.kernel_size  # type: ignore[misc]
+            around = (0, columns - 1, 0, rows - 1)
+            sums, counts = (
+                avg_pool2d(pad(of, around), (rows, columns), self.pool.stride)
+                for of in (x, torch.ones_like(x[:1, :1]))
+            )
+            return sums / counts
+
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.AvgPool2d) and child.ceil_mode:
+                setattr(module, name, Padded(child))
 
 
 def _wrapped(network: Any, preprocessing: Preprocessing | None) -> Any:

@@ -37,6 +37,7 @@ CONFIGS = {
     "same": TINY.replace(
         stem_padding="same", block_padding="same", pool_padding="same"
     ),
+    "overhanging": TINY_BOTTLENECK.replace(shortcut="D"),
     "squeezed": TINY_BOTTLENECK.replace(attention="se", stem="deep"),
     "split": TINY_BOTTLENECK.replace(radix=2, anti_alias="avd_first", shortcut="D"),
     "signal": TINY.replace(dimensions=1, head="signal", signal_width=64, stem="3x3"),
