@@ -424,15 +424,20 @@ def _lost_at_worst(terms: np.ndarray) -> np.ndarray:
 def _lost_in_norm(
     norm: Norm, x: np.ndarray, gradient: np.ndarray | None, weight: np.ndarray
 ) -> Lost:
-    """Returns what serial sums lose in a norm, whose variance may be E(x²) - E(x)²."""
+    """Returns what serial sums lose in a norm, whose variance may be E(x²) - E(x)².
+
+    Of a batch norm's statistics nothing is granted: equal pairs pass without it.
+    """
     rows = norm.rows(x)
     unit = rows.shape[1] * UNIT_ROUNDOFF["float32"]
-    divisor = np.sqrt(rows.var(1) + norm.eps)
-    mean = _lost_at_worst(rows) / unit
-    variance = _lost_at_worst(rows**2) / unit - 2 * rows.mean(1) * mean
-    steady, scaled = -mean / divisor, -variance / (2 * divisor**2)
+    none = np.zeros(len(rows))
+    steady = scaled = none
+    if norm.groups is not None:
+        divisor = np.sqrt(rows.var(1) + norm.eps)
+        mean = _lost_at_worst(rows) / unit
+        variance = _lost_at_worst(rows**2) / unit - 2 * rows.mean(1) * mean
+        steady, scaled = -mean / divisor, -variance / (2 * divisor**2)
     if gradient is None:
-        none = np.zeros_like(steady)
         return Lost(norm, weight, (steady, none), (scaled, none))
     terms, normal = norm.rows(gradient * weight), norm.rows(norm.normal(x)[0])
     back = [_lost_at_worst(part) / unit for part in (terms, terms * normal)]
