@@ -13,13 +13,20 @@ import numpy as np
 
 from parity.judging.distance import Deviation, deviation, l2, ratio
 from parity.judging.kinks import Kinks
+from parity.judging.series import (
+    SHADES,
+    by_channel,
+    lost_in_norm,
+    lost_in_series,
+    lost_of_products,
+)
 from parity.judging.tolerances import (
     GROWTH_MOST,
     UNIT_ROUNDOFF,
     growth_of_product,
     growth_of_sum,
 )
-from parity.running.norms import Lost, Norm
+from parity.running.norms import Lost
 from parity.running.nudge import NUDGE
 from parity.running.objective import Objective
 from parity.running.pair import Pair
@@ -44,9 +51,6 @@ ENOUGH = 2**22
 
 NOTHING = 1e-13
 """Of the largest parameter's gradient: less is what rounding leaves of nothing."""
-
-SHADES = 1.0, 1 + 1e-6, 1 + 3e-6
-"""What a serial sum loses hangs on its terms' last bits: these are tried as well."""
 
 Growth = tuple[float, float]
 """How many times larger than a rounding an error has grown: of e, and of m."""
@@ -198,7 +202,7 @@ class Reference:
                 weight = state.get(f"{path_of(tap)}.weight", np.ones(shape[1]))
                 weight = weight.reshape(-1, *(1 for _ in shape[2:]))
                 gradient = self.values.get(Quantity("gradient", tap))
-                found[tap] = _lost_in_norm(norm, x, gradient, weight)
+                found[tap] = lost_in_norm(norm, x, gradient, weight)
         return found
 
     @cached_property
@@ -217,7 +221,7 @@ class Reference:
         terms = self._summed(quantity, shape)
         if terms is None:
             return 0.0
-        lost = max(l2(_lost_in_series(terms * s)) for s in SHADES)
+        lost = max(l2(lost_in_series(terms * s)) for s in SHADES)
         size = l2(self._terms[quantity])
         by_normal = 0.0
         path, _, leaf = quantity.name.rpartition(".")
@@ -255,7 +259,7 @@ class Reference:
         size = l2(self.values[quantity])
         cancels = ratio(sqrt(partial) * window, size)
         by_length = growth_of_product(len(x) * positions)
-        lost = ratio(_lost_of_products(gradient, x, groups) * window, size)
+        lost = ratio(lost_of_products(gradient, x, groups) * window, size)
         return max(by_length * cancels, lost / UNIT_ROUNDOFF["float32"])
 
     @property
@@ -352,7 +356,7 @@ class Reference:
             deviation = x.std(axes, keepdims=True)
             centred = x - x.mean(axes, keepdims=True)
             terms = terms * centred / np.where(deviation > 0, deviation, 1)
-        return _by_channel(terms, axis)
+        return by_channel(terms, axis)
 
     def _channels(self, path: str, by_output: np.ndarray, shape: Shape) -> int | None:
         """Returns the axis of an output that has a value of this parameter each."""
@@ -401,61 +405,6 @@ def _run(
     if objective is None:
         return pair.torch.forward(images, visit, ask=ask, float64=True, **how)
     return pair.training(images, objective, visit, branch=branch, float64=True, **how)
-
-
-def _by_channel(values: np.ndarray, axis: int) -> np.ndarray:
-    """Returns values as (channels, all else)."""
-    return values.swapaxes(0, axis).reshape(values.shape[axis], -1)
-
-
-def _lost_in_series(terms: np.ndarray) -> np.ndarray:
-    """Returns what a serial sum in float32 loses of terms (channels, n), by channel."""
-    terms = terms.astype(np.float32)
-    return terms.cumsum(1, dtype=np.float32)[:, -1] - terms.sum(1, dtype=np.float64)
-
-
-def _lost_at_worst(terms: np.ndarray) -> np.ndarray:
-    """Does what :func:`_lost_in_series` does, for the shade of which most is lost."""
-    lost = np.stack([_lost_in_series(terms * shade) for shade in SHADES])
-    worst = np.abs(lost).argmax(0)
-    return lost[worst, np.arange(len(terms))]
-
-
-def _lost_in_norm(
-    norm: Norm, x: np.ndarray, gradient: np.ndarray | None, weight: np.ndarray
-) -> Lost:
-    """Returns what serial sums lose in a norm, whose variance may be E(x²) - E(x)².
-
-    Of a batch norm's statistics nothing is granted: equal pairs pass without it.
-    """
-    rows = norm.rows(x)
-    unit = rows.shape[1] * UNIT_ROUNDOFF["float32"]
-    none = np.zeros(len(rows))
-    steady = scaled = none
-    if norm.groups is not None:
-        divisor = np.sqrt(rows.var(1) + norm.eps)
-        mean = _lost_at_worst(rows) / unit
-        variance = _lost_at_worst(rows**2) / unit - 2 * rows.mean(1) * mean
-        steady, scaled = -mean / divisor, -variance / (2 * divisor**2)
-    if gradient is None:
-        return Lost(norm, weight, (steady, none), (scaled, none))
-    terms, normal = norm.rows(gradient * weight), norm.rows(norm.normal(x)[0])
-    back = [_lost_at_worst(part) / unit for part in (terms, terms * normal)]
-    return Lost(norm, weight, (steady, back[0]), (scaled, back[1]))
-
-
-def _lost_of_products(gradient: np.ndarray, x: np.ndarray, groups: int) -> float:
-    """Returns the 2-norm of what float32 loses of a sum of gradient times input's mean.
-
-    Args:
-        gradient: by the output, (n, o, ...).
-        x: the input, (n, i, ...).
-        groups: of channels.
-    """
-    lost = _lost_in_series(_by_channel(gradient, 1))
-    means = x.mean(tuple(axis for axis in range(x.ndim) if axis != 1))
-    by_group = (np.square(v).reshape(groups, -1).sum(1) for v in (lost, means))
-    return float(sqrt(np.prod([*by_group], axis=0).sum()))
 
 
 def grown(moved: Deviation | None, before: Growth | None) -> Growth:

@@ -15,7 +15,8 @@ import parity
 import resnet_torch
 from parity.images import random_images
 from parity.judging.distance import deviation
-from parity.judging.reference import Reference, _lost_of_products, reference_of
+from parity.judging.reference import Reference, reference_of
+from parity.judging.series import lost_of_products
 from parity.judging.tolerances import arithmetic_floor, growth_of_product
 from parity.running.objective import loss_scale, objective_for
 from parity.running.pair import pair_of
@@ -135,7 +136,7 @@ def test_what_a_serial_sum_loses_where_most_terms_are_tiny_is_measured():
     terms = (gradient[0] * x[0]).reshape(8, -1).astype(np.float32)
     sums = terms.cumsum(1, dtype=np.float32)[:, -1]
     lost = np.linalg.norm(sums - terms.sum(1, dtype=np.float64))
-    assert lost / 2 < _lost_of_products(gradient, x, 1) < lost * 2
+    assert lost / 2 < lost_of_products(gradient, x, 1) < lost * 2
 
 
 def test_large_maps_raise_no_alarm():
