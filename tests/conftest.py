@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tests.support.examples import THOROUGH
 
-# Where tests run side by side, threads would only wait for each other's cores: those of
-# torch and of numpy's BLAS, which both look when they are imported.
+# Where tests run side by side, threads would only wait for each other's cores: torch's,
+# and in the processes that tests start (here a plugin loads numpy first) its BLAS's.
 if "PYTEST_XDIST_WORKER" in os.environ:
     for library in ("OMP", "OPENBLAS"):
         os.environ[f"{library}_NUM_THREADS"] = "1"
