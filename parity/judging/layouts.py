@@ -9,14 +9,9 @@ import numpy as np
 
 from parity.judging.distance import deviation
 from parity.judging.evidence import Evidence
+from parity.judging.tolerances import OTHER_LAYOUT, WRONG_LAYOUT
 from parity.running.layouts import Layouts
 from parity.running.taps import AGAIN, OUTPUT, ModuleError, Quantity, call_of
-
-_WRONG = 0.1
-"""Error from which a map may lie otherwise than it was taken."""
-
-_BETTER = 10.0
-"""How many times smaller the other layout's error is, then."""
 
 
 def told_by_values(evidence: Evidence) -> tuple[dict[str, str], list[str]]:
@@ -46,7 +41,7 @@ def told_by_values(evidence: Evidence) -> tuple[dict[str, str], list[str]]:
         wrong = [
             tap
             for tap in others
-            if (by := errors.get(Quantity("output", tap))) and by.l2 > _WRONG
+            if (by := errors.get(Quantity("output", tap))) and by.l2 > WRONG_LAYOUT
         ]
         values = _values(evidence, wrong) if wrong else {}
         for tap, value in values.items():
@@ -55,7 +50,7 @@ def told_by_values(evidence: Evidence) -> tuple[dict[str, str], list[str]]:
             before, after = (
                 deviation(x, expected).l2 for x in (value, value.transpose(axes))
             )
-            if after * _BETTER <= before:
+            if after * OTHER_LAYOUT <= before:
                 found[tap] = layout
                 if call_of(tap) == OUTPUT:
                     found[AGAIN + tap.removeprefix(OUTPUT)] = layout

@@ -14,7 +14,6 @@ import numpy as np
 from parity.judging.distance import Deviation, deviation, l2, ratio
 from parity.judging.kinks import Kinks
 from parity.judging.series import (
-    SHADES,
     by_channel,
     lost_in_norm,
     lost_in_series,
@@ -22,6 +21,7 @@ from parity.judging.series import (
 )
 from parity.judging.tolerances import (
     GROWTH_MOST,
+    SHADES,
     UNIT_ROUNDOFF,
     growth_of_product,
     growth_of_sum,

@@ -6,11 +6,8 @@ from math import sqrt
 
 import numpy as np
 
-from parity.judging.tolerances import UNIT_ROUNDOFF
+from parity.judging.tolerances import SHADES, UNIT_ROUNDOFF
 from parity.running.norms import Lost, Norm
-
-SHADES = 1.0, 1 + 1e-6, 1 + 3e-6
-"""What a serial sum loses hangs on its terms' last bits: these are tried as well."""
 
 
 def by_channel(values: np.ndarray, axis: int) -> np.ndarray:

@@ -155,6 +155,37 @@ measured fails there. TF32 is an accelerator's (docs/accelerator.md: resnet18, N
 H100). For resnet50 in evaluation mode, a growth of 7, float32's is 7e-6.
 """
 
+# A certificate, verified on another machine.
+
+CERTIFIED_ERROR = 10.0
+"""How many times larger an error may be there, or smaller."""
+
+CERTIFIED_LIMIT = 4.0
+"""How many times larger a limit may be there, or smaller."""
+
+CERTIFIED_ROUNDINGS = 8.0
+"""Roundings that may be none there."""
+
+CERTIFIED_SIZE = 0.01
+"""Within which the reference's largest value is the same there, kinks and all."""
+
+CERTIFIED_DIGITS = 1e-12
+"""Of a value: a difference that is smaller is all rounding."""
+
+SAME_FIGURE = 1e-9
+"""Within which two figures are one, written down or computed."""
+
+# Layouts that shapes do not tell.
+
+WRONG_LAYOUT = 0.1
+"""Error from which a map may lie otherwise than it was taken."""
+
+OTHER_LAYOUT = 10.0
+"""How many times smaller the other layout's error is, then."""
+
+SHADES = 1.0, 1 + 1e-6, 1 + 3e-6
+"""What a serial sum loses hangs on its terms' last bits: these are tried as well."""
+
 
 def ceiling(dtype: str, growth: float) -> float:
     """Returns the error of gate G3 that even two equally bad twins must not have."""

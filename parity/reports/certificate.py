@@ -11,7 +11,15 @@ from typing import Any
 from parity.errors import InputError
 from parity.inputs import read_text
 from parity.judging.report import Report
-from parity.judging.tolerances import UNIT_ROUNDOFF
+from parity.judging.tolerances import (
+    CERTIFIED_DIGITS,
+    CERTIFIED_ERROR,
+    CERTIFIED_LIMIT,
+    CERTIFIED_ROUNDINGS,
+    CERTIFIED_SIZE,
+    SAME_FIGURE,
+    UNIT_ROUNDOFF,
+)
 
 FORMAT = "resnet-twins certificate 2"
 
@@ -34,15 +42,6 @@ _NOTHING = object()
 _MOST_BYTES = 2**26
 
 _WRITER = "resnet-twins check --certificate FILE writes one"
-
-ELSEWHERE = 10.0
-"""How many times larger an error may be on another machine, or smaller."""
-
-LIMITS = 4.0
-"""How many times larger a limit may be there, or smaller."""
-
-LOST = 8.0
-"""Roundings that may be none on another machine."""
 
 
 def to_certificate(report: Report, recipe: Mapping[str, Any]) -> str:
@@ -187,9 +186,9 @@ def _parted(old: Any, new: Any, *, unit: float | None = None) -> list[str]:
         before, after = (leaves.get(at, _NOTHING) for leaves in (olds, news))
         there = at in olds and at in news
         if there and unit is not None and at[-1] in _ROUNDED:
-            alike = _alike(before, after, ELSEWHERE, LOST * unit)
+            alike = _alike(before, after, CERTIFIED_ERROR, CERTIFIED_ROUNDINGS * unit)
         elif there and unit is not None and at[-1] in _MEASURED:
-            alike = _alike(before, after, LIMITS)
+            alike = _alike(before, after, CERTIFIED_LIMIT)
         elif there and unit is not None and at[-1] in _OF_THE_WORST:
             alike = True
         else:
@@ -237,7 +236,7 @@ def _contradictions(row: Mapping[str, Any]) -> list[str]:
         "p50": any(not 0 <= m["p50"] <= m["p99"] <= m["max"] for m in measured),
         "worst": not all(_is_place(m.get("worst")) for m in measured),
         "value": any(m["max"] > 0 and m["value"] == m["expected"] for m in measured),
-        "scale": any(abs(m["scale"]) > m["l2"] * (1 + CLOSE) for m in measured),
+        "scale": any(abs(m["scale"]) > m["l2"] * (1 + SAME_FIGURE) for m in measured),
     }
     if twins:
         torch, flax = (m["l2"] for m in measured)
@@ -248,15 +247,6 @@ def _contradictions(row: Mapping[str, Any]) -> list[str]:
 
 _OF_ONE = ("l2", "max", "scale", "p50", "p99", "value", "expected")
 """What is measured of one twin, beside the place of the largest error."""
-
-SIZE = 0.01
-"""Within which the reference's largest value is the same, kinks and all."""
-
-LEFT = 1e-12
-"""Of a value: a difference that is smaller is all rounding."""
-
-CLOSE = 1e-9
-"""Within which two figures are one, written down or computed."""
 
 
 def _is_place(value: object) -> bool:
@@ -275,7 +265,7 @@ def _of_another_size(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
         return []
     pair = [list(_largest(row["figures"])) for row in (old, new)]
     for before, after in zip(*pair, strict=False):
-        if before and after and not _alike(before, after, 1 + SIZE):
+        if before and after and not _alike(before, after, 1 + CERTIFIED_SIZE):
             return ["value contradicts the reference's size"]
     return []
 
@@ -291,11 +281,15 @@ def _largest(figures: Mapping[str, Any]) -> Iterator[float]:
         value, expected, most = told if all(map(_is_number, told)) else (0.0, 0.0, 0.0)
         apart = abs(value - expected)
         # Less has no digits left.
-        yield apart / most if most > 0 and apart > LEFT * abs(expected) else 0.0
+        yield (
+            apart / most
+            if most > 0 and apart > CERTIFIED_DIGITS * abs(expected)
+            else 0.0
+        )
 
 
 def _close(a: Any, b: float) -> bool:
-    return _is_number(a) and abs(a - b) <= CLOSE * max(abs(a), abs(b))
+    return _is_number(a) and abs(a - b) <= SAME_FIGURE * max(abs(a), abs(b))
 
 
 def _is_number(value: object) -> bool:
