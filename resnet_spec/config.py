@@ -7,11 +7,10 @@ import json
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal, get_args
 
-from resnet_spec.attention import ATTENTION, split_squeezed
-from resnet_spec.channels import Channels
+from resnet_spec.attention import ATTENTION
+from resnet_spec.combinations import COUNT, PADDINGS, Combinations
 from resnet_spec.counting import weight_count
 from resnet_spec.plan import chosen
 from resnet_spec.settings import MOST, invalid, is_count
@@ -32,7 +31,7 @@ ENDS = ("in_channels", "num_classes", "include_top")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetConfig(Channels):
+class ResNetConfig(Combinations):
     """One residual network, independent of any framework.
 
     Args:
@@ -183,9 +182,9 @@ class ResNetConfig(Channels):
             f"{stages - 1} booleans, one per stage after the first",
         )
         for field in _COUNTS:
-            self._check(field, is_count(getattr(self, field)), _COUNT)
+            self._check(field, is_count(getattr(self, field)), COUNT)
         none = type(self.radix) is int and self.radix == 0
-        self._check("radix", none or is_count(self.radix), f"0 or {_COUNT}")
+        self._check("radix", none or is_count(self.radix), f"0 or {COUNT}")
         for field in ("include_top", "zero_init_residual", "conv_bias"):
             value = getattr(self, field)
             self._check(field, isinstance(value, bool), "True or False")
@@ -203,32 +202,6 @@ class ResNetConfig(Channels):
         within = 0 < self.attention_ratio <= 1
         self._check("attention_ratio", within, "above 0, 1 at most")
         self._check_combinations()
-
-    def _check_combinations(self) -> None:
-        self._check_head()
-        self._check_stem()
-        self._check_maps()
-        outs = [self.stem_out, *(width * self.expansion for width in self.widths)]
-        narrowing = any(b < a for a, b in pairwise(outs))
-        if self.shortcut == "A" and narrowing:
-            raise invalid("shortcut", "A", "another one where widths become smaller")
-        if self.block == "basic":
-            # A basic block has no inner width that groups could divide, and no 1x1
-            # on its main path that could carry a stride; torchvision refuses too.
-            self._check("groups", self.groups == 1, "1 in a basic block")
-            self._check("radix", self.radix == 0, "0 in a basic block")
-            wide = self.width_per_group != 64
-            self._check("width_per_group", not wide, "64 in a basic block")
-            on_3x3 = self.stride_on == "3x3"
-            self._check("stride_on", on_3x3, "'3x3' in a basic block")
-        for width in self.widths:
-            if self.inner_width(width) < 1:
-                raise invalid(
-                    "width_per_group",
-                    self.width_per_group,
-                    f"large enough to give the stage of width {width} a channel",
-                )
-        self._check_channels()
         if self.weight_count > _MOST_WEIGHTS:
             raise ValueError(
                 f"a network of widths {self.widths}, {self.in_channels} channels and "
@@ -236,114 +209,11 @@ class ResNetConfig(Channels):
                 f"make it smaller, {_MOST_WEIGHTS:,} at most"
             )
 
-    def _check_stem(self) -> None:
-        if self.stem_channels is not None:
-            self._check("stem_channels", is_count(self.stem_channels), _COUNT)
-            if self.stem_channels == self.widths[0]:  # one network, one configuration
-                object.__setattr__(self, "stem_channels", None)
-        if self.stem in ("deep", "tiered"):
-            field = "widths" if self.stem_channels is None else "stem_channels"
-            least = 2 if self.stem == "deep" else 8
-            even = self.stem_out % 2 == 0 and self.stem_out >= least
-            allowed = f"even at first, {least} at least: a {self.stem} stem has half"
-            self._check(field, even, allowed)
-        if self.stem == "3x3":
-            of_maximum = self.stem_pool == "max"
-            self._check(
-                "stem_pool", of_maximum, "'max' with stem '3x3', without a pool"
-            )
-
-    def _check_channels(self) -> None:
-        if self.attention != "se":
-            unused = self.attention_ratio == 1 / 16
-            self._check(
-                "attention_ratio", unused, f"0.0625 with attention {self.attention!r}"
-            )
-        if self.norm == "batch":
-            unused = self.norm_groups == 32
-            self._check("norm_groups", unused, "32 with norm 'batch', which has none")
-        if self.radix:
-            self._check("reduce_first", self.reduce_first == 1, "1 with a radix")
-        divided = [self.stem_out, *(w * self.expansion for w in self.widths)]
-        if self.stem in ("deep", "tiered"):
-            divided += self.stem_widths
-        for width in self.widths:
-            inner = self.inner_width(width)
-            first = (width if self.block == "basic" else inner) // self.reduce_first
-            self._check("reduce_first", first > 0, "small enough to leave a channel")
-            if self.block == "bottleneck":
-                divided.append(inner)
-            divided.append(first)
-            fits = first % self.groups == 0
-            allowed = f"such that {self.groups} groups divide {first}"
-            self._check("reduce_first", fits, allowed)
-            if self.radix:
-                divided += self._check_splits(inner)
-        if self.norm == "group":
-            odd = [n for n in divided if n % self.norm_groups]
-            self._check("norm_groups", not odd, f"a divisor of {(*odd, 0)[0]}")
-
-    def _check_splits(self, inner: int) -> list[int]:
-        """Checks a split attention; returns the channels of its norms."""
-        squeezed, groups = split_squeezed(inner, self.radix), self.groups
-        fits = inner % (groups * self.radix) == 0
-        allowed = f"such that, times {groups} groups, it divides {inner}"
-        self._check("radix", fits, allowed)
-        fits = squeezed % groups == 0
-        allowed = f"a divisor of {squeezed} with radix {self.radix}"
-        self._check("groups", fits, allowed)
-        return [inner * self.radix, squeezed]
-
-    def _check_head(self) -> None:
-        if self.head != "linear":
-            dimensions = {"signal": 1, "conv": 2}[self.head]
-            fits = self.dimensions == dimensions
-            self._check("dimensions", fits, f"{dimensions} with head {self.head!r}")
-        if self.head == "signal":
-            positive = is_count(self.signal_width)
-            self._check("signal_width", positive, "a positive integer")
-            wide = self.signal_positions > 0
-            self._check("signal_width", wide, "wide enough for a pool of width 4")
-        else:
-            unused = self.signal_width is None
-            self._check("signal_width", unused, "None without a signal head")
-
-    def _check_maps(self) -> None:
-        if self.stem == "3x3":
-            for field in ("stem_padding", "pool_padding"):
-                of_torch = getattr(self, field) == "torch"
-                self._check(
-                    field, of_torch, "'torch' with stem '3x3', which halves no map"
-                )
-        if self.anti_alias == "none":
-            return
-        if self.anti_alias in ("avd", "avd_first"):
-            for field, one in (("block", "bottleneck"), ("stride_on", "3x3")):
-                value = getattr(self, field)
-                allowed = f"'none', 'average' or 'blur' with {field} {value!r}"
-                self._check("anti_alias", value == one, allowed)
-            return
-        self._check("anti_alias", self.radix == 0, "'none' or avd with a radix")
-        others = {
-            "stem": self.stem == "3x3",
-            "head": self.head != "linear",
-            "dimensions": self.dimensions == 1,
-            "stride_on": self.stride_on == "1x1",
-            **{field: getattr(self, field) == "same" for field in _PADDINGS},
-        }
-        for field, other in others.items():
-            allowed = f"'none' with {field} {getattr(self, field)!r}"
-            self._check("anti_alias", not other, allowed)
-
     def _as_tuple(self, field: str) -> None:
         value = getattr(self, field)
         if not isinstance(value, tuple | list):
             raise invalid(field, value, "a tuple")
         object.__setattr__(self, field, tuple(value))
-
-    def _check(self, field: str, ok: bool, allowed: str) -> None:
-        if not ok:
-            raise invalid(field, getattr(self, field), allowed)
 
     @property
     def weight_count(self) -> int:
@@ -432,10 +302,6 @@ class ResNetConfig(Channels):
 # What is larger is no network, and would take minutes or all memory to be refused.
 _MOST_STAGES, _MOST_BLOCKS, _MOST_WEIGHTS = 32, 4096, 2**32
 
-_COUNT = "a positive integer below 2**31"
-
-_PADDINGS = ("stem_padding", "block_padding", "pool_padding")
-
 _COUNTS = (
     *("groups", "width_per_group", "in_channels", "num_classes"),
     *("reduce_first", "norm_groups"),
@@ -489,7 +355,7 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
     "shortcut": get_args(Shortcut),
     "head": get_args(Head),
     "stride_on": get_args(StrideOn),
-    **dict.fromkeys(_PADDINGS, get_args(Padding)),
+    **dict.fromkeys(PADDINGS, get_args(Padding)),
     "anti_alias": get_args(AntiAlias),
     "dimensions": (1, 2),
 }
