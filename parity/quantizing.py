@@ -24,7 +24,7 @@ from parity.judging.distance import deviation
 from parity.weights.digest import digest
 from parity.weights.state import state_dict
 from parity.weights.twins import build, require
-from resnet_spec import Preprocessing, ResNetConfig
+from resnet_spec import Preprocessing, ResNetConfig, __version__
 
 FORMAT = "resnet-twins loss 1"
 
@@ -126,7 +126,10 @@ def quantize(
         dtype="int8",
         weights=digest(state),
         preprocessing=preprocessing,
-        versions={n: version(n) for n in ("resnet-twins", "onnx", "onnxruntime")},
+        versions={
+            "resnet-twins": __version__,
+            **{name: version(name) for name in ("onnx", "onnxruntime")},
+        },
     )
     told = path.with_name(f"{path.name}{SUFFIX}")
     with ExitStack() as stack:

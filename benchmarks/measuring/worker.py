@@ -11,9 +11,10 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.plans.cases import Case
+from benchmarks.plans.cases import Case, Device
 from benchmarks.plans.modes import Mode
 from parity.machine import float32_precision
 
@@ -43,23 +44,37 @@ class Job:
     threads: int
 
 
+CALLS: Mapping[Device, int] = {"cpu": 1, "cuda": 5}
+"""Calls in a repetition, of which the mean is noted. An accelerator has the next one
+waiting while it computes, as where people train and serve."""
+
+
 @dataclass(frozen=True)
 class Runner:
     """A network, ready to run.
 
     Args:
-        call: one repetition; it returns when its work is done.
+        call: computes once; it need not return only when all of it is done.
         results: what the last call gave, or in training what the calls have changed:
             by name, what the gate compares.
         flops: of one call, where it is not the network's work.
         facts: what else is to be known, as JSON has it; ``"prepared"``: seconds that
             compiling took before the first call.
+        wait: returns when the last call's work is done.
     """
 
     call: Callable[[], object]
     results: Callable[[], dict[str, np.ndarray]]
     flops: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    wait: Callable[[], object] = lambda: None
+
+    def __call__(self, calls: int = 1) -> None:
+        """Computes so many times, and returns when that is done."""
+        for _ in range(calls):
+            self.call()
+        if calls:
+            self.wait()
 
 
 def serve(job: Job, connection: Connection) -> None:
@@ -100,10 +115,10 @@ def _answer(job: Job, build: Callable[[Job], Runner], connection: Connection) ->
         question, argument = connection.recv()
         if question == "build":
             runner = build(job)
-            first = _timed(runner.call)
+            first = _timed(runner)
             path = job.folder / f"{job.mode.name}.npz"
             np.savez(path, allow_pickle=False, **runner.results())
-            second = _timed(runner.call)
+            second = _timed(runner)
             gc.collect()
             peak = peak_memory()
             _forget_peak()
@@ -111,9 +126,10 @@ def _answer(job: Job, build: Callable[[Job], Runner], connection: Connection) ->
             answer: Any = (first, second, path, facts)
         elif question == "time":
             assert runner is not None
-            for _ in range(argument):
-                runner.call()
-            answer = _timed(runner.call)
+            calls = CALLS[job.case.device]
+            runner(argument)
+            start, seconds = _timed(partial(runner, calls))
+            answer = start, seconds / calls
         else:
             running = peak_memory()
             answer = {"peak": max(peak, running), "running": running}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
@@ -17,6 +18,10 @@ DEVICES: tuple[Device, ...] = get_args(Device)
 
 DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
+
+FLOAT64 = 72 * 2**30
+"""Bytes of an accelerator's memory with which it trains resnext50 on 256 images in
+float64: 54 GiB are kept for the backward pass."""
 
 JUDGED: Mapping[Device, int] = {"cpu": 32, "cuda": 64}
 """The largest batch that the gate looks at: of hundreds of images, a float64 training
@@ -35,19 +40,22 @@ FEW: Mapping[Task, tuple[str, ...]] = {
     ),
 }
 # What people train and serve with on an accelerator, in one arithmetic.
-ACCELERATED: Mapping[str, tuple[str, ...]] = {
-    "bfloat16": (
-        *("torch-compiled-bf16", "flax-bf16", "torchvision-compiled-bf16"),
-        "product-torch-bf16",
-    ),
-    "tf32": (
-        *("torch-compiled-tf32", "flax-tf32", "torchvision-compiled-tf32"),
-        "product-torch-tf32",
-    ),
-    "float32": (
-        *("torch-compiled", "flax-jit", "torchvision-compiled"),
-        "product-torch",
-    ),
+ACCELERATED: Mapping[str, Mapping[Task, tuple[str, ...]]] = {
+    arithmetic: {
+        "training": (*twins, peer, product),
+        "inference": (
+            *(*twins, f"torch-compiled-fused{ending}", f"flax-fused{ending}"),
+            *(peer, product),
+        ),
+    }
+    for arithmetic, ending in (
+        ("bfloat16", "-bf16"),
+        ("tf32", "-tf32"),
+        ("float32", ""),
+    )
+    for twins in ((f"torch-compiled{ending}", f"flax{ending or '-jit'}"),)
+    for peer in (f"torchvision-compiled{ending}",)
+    for product in (f"product-torch{ending}",)
 }
 # More of each, but for what takes long to compile.
 BRIEF: Mapping[Task, tuple[str, ...]] = {
@@ -85,6 +93,7 @@ class Case:
         modes: names of those to be timed; all if there are none.
         sweeps: what it is a point of, if it is there to see costs grow.
         seed: of weights, images and labels.
+        judged_batch: the largest batch that the gate looks at; ``JUDGED`` by default.
     """
 
     network: str
@@ -96,6 +105,7 @@ class Case:
     modes: tuple[str, ...] = ()
     sweeps: tuple[str, ...] = ()
     seed: int = 0
+    judged_batch: int | None = None
 
     @property
     def spec(self) -> ResNetConfig:
@@ -104,8 +114,9 @@ class Case:
 
     @property
     def judged(self) -> Case:
-        """What the gate looks at: this, on no more than its first ``JUDGED`` images."""
-        return replace(self, batch=min(self.batch, JUDGED[self.device]))
+        """What the gate looks at: this, on no more than its first images."""
+        most = self.judged_batch or JUDGED[self.device]
+        return replace(self, batch=min(self.batch, most))
 
     @property
     def key(self) -> str:
@@ -286,8 +297,8 @@ def only_growth(device: Device = "cpu") -> Plan:
 def accelerator(device: Device = "cuda") -> Plan:
     """What an accelerator does in each arithmetic, what matters most first.
 
-    Batches of 64 come before those of 256, which the gate judges by them. On a CPU the
-    same in small, to try it.
+    Batches of 256 come first: what an accelerator is for. Where its memory holds them
+    in float64, the gate judges them as they are. On a CPU the same in small, to try it.
     """
     if device == "cpu":
         cases = tuple(
@@ -296,19 +307,37 @@ def accelerator(device: Device = "cuda") -> Plan:
         )
         return Plan(name="accelerator", cases=cases, repeats=7, warm_up=1)
     cases = tuple(
-        case(network, task, batch, device=device, modes=ACCELERATED[arithmetic])
+        replace(
+            case(network, task, batch, device=device, modes=modes[task]),
+            judged_batch=batch if device_memory() > FLOAT64 else None,
+        )
         for arithmetic, network in (
             ("bfloat16", "resnet50"),
-            ("tf32", "resnet50"),
             ("bfloat16", "resnext50_32x4d"),
-            ("float32", "resnet50"),
+            ("tf32", "resnet50"),
             ("tf32", "resnext50_32x4d"),
+            ("float32", "resnet50"),
             ("float32", "resnext50_32x4d"),
         )
+        for modes in (ACCELERATED[arithmetic],)
+        for batch in (256, 64)
         for task in ("training", "inference")
-        for batch in (64, 256)
     )
     return Plan(name="accelerator", cases=cases, repeats=31, seconds=6.0)
+
+
+def device_memory() -> int:
+    """Returns the bytes of the first NVIDIA device's memory; 0 if there is none."""
+    command = [
+        "nvidia-smi",
+        "--query-gpu=memory.total",
+        "--format=csv,noheader,nounits",
+    ]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        return int(found.stdout.splitlines()[0]) * 2**20
+    except (OSError, subprocess.CalledProcessError, ValueError, IndexError):
+        return 0
 
 
 PROFILES = {

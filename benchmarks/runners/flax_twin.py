@@ -60,9 +60,13 @@ def runner(run: Any, x: jax.Array) -> Runner:
     last: list[jax.Array] = []
 
     def call() -> None:
-        last[:] = [run(x).block_until_ready()]
+        last[:] = [run(x)]
 
-    return Runner(call, lambda: {"logits": np.asarray(last[0], np.float32)})
+    return Runner(
+        call,
+        lambda: {"logits": np.asarray(last[0], np.float32)},
+        wait=lambda: jax.block_until_ready(last),
+    )
 
 
 def _training(
@@ -75,7 +79,10 @@ def _training(
         step = nnx.jit(train_step)
 
         def call() -> None:
-            losses.append(step(model, optimizer, x, y).block_until_ready())
+            losses.append(step(model, optimizer, x, y))
+
+        def wait() -> None:
+            jax.block_until_ready((losses[-1], nnx.state((model, optimizer))))
 
         def trained() -> Any:
             return model
@@ -92,8 +99,11 @@ def _training(
         donating = jax.jit(one, donate_argnums=0)
 
         def call() -> None:
-            loss, held[0] = jax.block_until_ready(donating(held[0], x, y))
+            loss, held[0] = donating(held[0], x, y)
             losses.append(loss)
+
+        def wait() -> None:
+            jax.block_until_ready((losses[-1], held))
 
         def trained() -> Any:
             return nnx.merge(graph, held[0])[0]
@@ -102,4 +112,4 @@ def _training(
         after = parity.state_dict(trained())
         return inputs.changes([float(loss) for loss in losses], before, after)
 
-    return Runner(call, results)
+    return Runner(call, results, wait=wait)

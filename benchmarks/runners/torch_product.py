@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
 from benchmarks.measuring.worker import Job, Runner
 from benchmarks.runners.products import SIDE, product_results
+from benchmarks.runners.torch_twin import synchronize
 
 
 def build(job: Job) -> Runner:
@@ -23,10 +26,8 @@ def build(job: Job) -> Runner:
 
     def call() -> None:
         torch.mm(a, b, out=out)
-        if job.case.device == "cuda":
-            torch.cuda.synchronize()
 
     def results() -> dict[str, np.ndarray]:
         return product_results(*(t.double().cpu().numpy() for t in (a, b, out)))
 
-    return Runner(call, results, flops=2 * side**3)
+    return Runner(call, results, flops=2 * side**3, wait=partial(synchronize, job))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,12 @@ def _inference(job: Job, model: Any, x: torch.Tensor, cast: Any) -> Runner:
     def call() -> None:
         with torch.no_grad(), cast():
             last[:] = [run(x)]
-        synchronize(job)
 
-    return Runner(call, lambda: {"logits": last[0].float().cpu().numpy()})
+    return Runner(
+        call,
+        lambda: {"logits": last[0].float().cpu().numpy()},
+        wait=partial(synchronize, job),
+    )
 
 
 def _training(
@@ -85,13 +89,12 @@ def _training(
         # Autocast around the backward pass too: it has the types of the forward one.
         with cast():
             losses.append(train_step(run, optimizer, x, y))
-        synchronize(job)
 
     def results() -> dict[str, np.ndarray]:
         after = {k: v.float().cpu().numpy() for k, v in model.state_dict().items()}
         return inputs.changes([loss.item() for loss in losses], before, after)
 
-    return Runner(call, results)
+    return Runner(call, results, wait=partial(synchronize, job))
 
 
 def synchronize(job: Job) -> None:

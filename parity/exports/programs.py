@@ -17,7 +17,7 @@ from parity.inputs import open_regular
 from parity.weights.changes import cast
 from parity.weights.digest import digest
 from parity.weights.twins import require
-from resnet_spec import Preprocessing, ResNetConfig
+from resnet_spec import Preprocessing, ResNetConfig, __version__
 
 CONTAINERS: Mapping[str, ModuleType] = {
     "onnx": onnx_format,
@@ -69,14 +69,16 @@ def serialized(
     container = CONTAINERS[to]
     require(*container.NEEDS)
     state = cast(state, dtype)
-    names = ("resnet-twins", "numpy", *container.WRITTEN_BY)
     facts = Facts(
         container=to,
         config=config,
         dtype=dtype,
         weights=digest(state),
         preprocessing=preprocessing,
-        versions={name: version(name) for name in names},
+        versions={
+            "resnet-twins": __version__,
+            **{name: version(name) for name in ("numpy", *container.WRITTEN_BY)},
+        },
     )
     return container.write(facts, state)
 

@@ -7,7 +7,6 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -39,7 +38,7 @@ from parity.weights.identify import identify
 from parity.weights.state import as_array, convertible, state_dict
 from parity.weights.strict import require
 from parity.weights.twins import entries_in
-from resnet_spec import Preprocessing, ResNetConfig
+from resnet_spec import Preprocessing, ResNetConfig, __version__
 
 Format = Literal[
     "pth",
@@ -151,7 +150,7 @@ def save(
     with stage("validation"):
         sha256 = digest(arrays)
     metadata = {
-        "tool": f"{TOOL} {version('resnet-twins')}",
+        "tool": f"{TOOL} {__version__}",
         "layout": speech.kernel,
         "dtype": ", ".join(sorted({a.dtype.name for a in arrays.values()})),
         "sha256": sha256,

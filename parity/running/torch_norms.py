@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from parity.running.norms import Lost, Norm
+from parity.weights.torch_state import to_numpy
 
 
 class Lossy(torch.autograd.Function):
@@ -37,7 +38,8 @@ def lossy(y: Tensor, x: Tensor, lost: Lost, unit: float) -> Tensor:
         lost: by its sums, in roundoffs.
         unit: one roundoff.
     """
-    moved = (torch.from_numpy(unit * part) for part in lost.of(x.detach().numpy()))
+    parts = lost.of(to_numpy(x))
+    moved = (torch.from_numpy(unit * part).to(x.device) for part in parts)
     return Lossy.apply(y, x, *moved)  # type: ignore[return-value]
 
 

@@ -339,3 +339,37 @@ def test_sides_are_free_where_the_head_and_the_rounding_of_maps_allow_it():
     assert free_sizes(TINY) == Free(1, 9)
     assert free_sizes(CONFIGS["padded"]) == Free(8, 2)
     assert free_sizes(CONFIGS["signal"]) is None
+
+
+UNINSTALLED = """
+import importlib.metadata as metadata
+import sys
+
+known = metadata.version
+
+
+def version(name):
+    if name == "resnet-twins":
+        raise metadata.PackageNotFoundError(name)
+    return known(name)
+
+
+metadata.version = version
+
+import parity
+from tests.support.networks import TINY, random_torch
+
+model = random_torch(TINY).eval()
+parity.save(sys.argv[1], model, config=TINY)
+parity.export(model, sys.argv[2])
+"""
+
+
+def test_a_copy_of_the_source_writes_files_and_programs(tmp_path: Path):
+    weights, program = (str(tmp_path / n) for n in ("a.safetensors", "a.onnx"))
+    subprocess.run(
+        [sys.executable, "-c", UNINSTALLED, weights, program], cwd=ROOT, check=True
+    )
+    exported = load_exported(program)
+    assert exported.facts.versions["resnet-twins"] == "0+unknown"
+    assert exported.facts.weights == parity.load(weights).metadata["sha256"]

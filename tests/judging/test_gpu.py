@@ -12,7 +12,7 @@ import torch
 import parity
 from parity.images import random_images
 from parity.machine import PRECISIONS, float32_precision
-from resnet_spec import get_config
+from resnet_spec import OptimizerConfig, Schedule, get_config
 from tests.support.networks import TINY_BOTTLENECK, flax_like, random_torch
 
 
@@ -65,6 +65,34 @@ def test_twins_on_an_accelerator_pass_every_gate(
     )
     assert found.ok, str(found)
     assert found.setting["arithmetic"] == arithmetic
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_fault_is_seen_on_an_accelerator(precision: Any):
+    if reason := _accelerator():
+        pytest.skip(reason)
+    model = random_torch(TINY_BOTTLENECK).cuda()
+    twin: Any = flax_like(model)
+    twin.layer2[0].bn2.eps = 1e-3
+    images = random_images((2, 3, 65, 49), seed=0)
+    found = parity.check(model, twin, images, gates=("G1", "G2"), precision=precision)
+    assert not found.ok
+    assert "layer2.0.bn2" in str(found).splitlines()[-1]
+
+
+@pytest.mark.gpu
+def test_steps_on_an_accelerator_are_the_same():
+    if reason := _accelerator():
+        pytest.skip(reason)
+    model = random_torch(TINY_BOTTLENECK).cuda()
+    images = random_images((4, 3, 65, 49), seed=0)
+    optimizer = OptimizerConfig(
+        schedule=Schedule(learning_rate=0.02), momentum=0.9, weight_decay=1e-4
+    )
+    twin = flax_like(model)
+    found = parity.compare_training(model, twin, images, optimizer, steps=5)
+    assert found.ok, str(found)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
