@@ -15,10 +15,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for library in ("OMP", "OPENBLAS"):
         os.environ[f"{library}_NUM_THREADS"] = "1"
 
-if not THOROUGH:  # LLVM's optimisations cost a third of the time
+# Of programs that run once for a moment, optimising takes most of the time: without it,
+# and without MLIR between XLA and LLVM, compiling takes a seventh. What is slow is
+# compiled as users compile.
+if not THOROUGH:
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "")
         + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        " --xla_cpu_use_fusion_emitters=false"
     )
 
 import jax

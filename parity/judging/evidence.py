@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from parity.judging.distance import Deviation
 from parity.judging.isolation import Deviations, Isolation, isolated
 from parity.judging.kinks import Kink
 from parity.judging.reference import Growth, Reference, reference_of
+from parity.judging.tolerances import ceiling
 from parity.machine import Precision, float32_precision
 from parity.running.objective import Objective, loss_scale, objective_for
 from parity.running.pair import Pair
@@ -227,7 +228,8 @@ class Phase:
         """The Flax network, raised to float64, in a process of its own."""
         self._evidence.begin(f"Flax in float64{self._mode}, in its own process")
         program = self._flax_program(float64=True)
-        return self._of_flax(self._spooled(program.elsewhere()), program.seen)
+        values = self._spooled(program.elsewhere())
+        return self._of_flax(values, program.seen, float64=True)
 
     def _flax_here(self, *, jit: bool) -> Run:
         program = self._flax_program()
@@ -236,7 +238,7 @@ class Phase:
         self._seen = program.seen
         return self._of_flax(values, program.seen)
 
-    def _of_flax(self, values: Spool, seen: Seen) -> Run:
+    def _of_flax(self, values: Spool, seen: Seen, *, float64: bool = False) -> Run:
         tap = self._pair.names.tap
         dtypes = {tap(name): dtype for name, dtype in seen.dtypes.items()}
         ours, theirs = ({}, {})
@@ -252,8 +254,24 @@ class Phase:
             in_run = quantity.kind in ("input", "output", "gradient")
             if in_run and path_of(quantity.name) in uneven:
                 del values[quantity]
-        way = self.reference.kinks.of_flax(values) if self._training else {}
+        way: Branch = {}
+        if self._training:
+            dtype = "float64" if float64 else self._evidence.arithmetic
+            way = self.reference.kinks.of_flax(values, partial(self.nearness, dtype))
         return self._measured(values, dtypes, way, uneven)
+
+    def nearness(self, dtype: str, tap: str) -> float:
+        """How close to a kink rounding may carry a unit beyond it.
+
+        Args:
+            dtype: what is rounded to.
+            tap: the call that has the kink.
+
+        Returns:
+            This distance over the largest value of what is given there.
+        """
+        _, growth = self.reference.growth(Quantity("output", call_of(tap)))
+        return ceiling(dtype, growth)
 
     @property
     def of_function(self) -> bool:

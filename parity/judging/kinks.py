@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -57,8 +57,16 @@ class Kinks:
         quantities = {name: Quantity("way", name) for name in self.taps}
         return {name: values[q] for name, q in quantities.items() if q in values}
 
-    def of_flax(self, values: Values) -> dict[str, np.ndarray]:
-        """Returns the ways of a run of Flax, as far as they are known."""
+    def of_flax(
+        self, values: Values, near: Callable[[str], float]
+    ) -> dict[str, np.ndarray]:
+        """Returns the ways of a run of Flax, as far as they are known.
+
+        Args:
+            values: of the run.
+            near: by name, how close to a jump rounding may carry a unit beyond it, over
+                the largest value of its map.
+        """
         found: dict[str, np.ndarray] = {}
         derived: dict[str, np.ndarray] = {}
         for name, fold in self._folds.items():
@@ -75,7 +83,41 @@ class Kinks:
             if way is None and x is not None:
                 way = fold.way(x)
             if way is not None and way.shape == self.own[name].shape:
-                found[name] = way
+                found[name] = self._as_gradients_say(name, way, values, near)
+        return found
+
+    def _as_gradients_say(
+        self, name: str, way: np.ndarray, values: Values, near: Callable[[str], float]
+    ) -> np.ndarray:
+        """Returns the way, corrected where units are all but at a jump.
+
+        A compiler may compute a value twice, to show it and to use it, and round it in
+        two ways. Which one such a unit was used by, only its gradient tells.
+        """
+        fold = self._folds[name]
+        before = Quantity("gradient", self._ahead.get(name, ""))
+        after = Quantity("gradient", name)
+        if before not in values or after not in values:
+            return way
+        x = self._reference[Quantity("kink", name)]
+        gradients = values[before], values[after]
+        if {x.shape, way.shape} != {gradient.shape for gradient in gradients}:
+            return way
+        close = near(name) * np.abs(x).max(initial=0.0)
+        return fold.way_of_gradients(x, way, *gradients, close=close)
+
+    @cached_property
+    def _ahead(self) -> dict[str, str]:
+        """Of modules that are given what the one before them gives: that one."""
+        found, last = {}, ""
+        for kind, name in self._reference:
+            if kind != "output":
+                continue
+            if name in self._folds and last:
+                x = self._reference[Quantity("kink", name)]
+                if np.array_equal(x, self._reference[Quantity(kind, last)]):
+                    found[name] = last
+            last = name
         return found
 
     def between(self, name: str, other: np.ndarray) -> Kink:

@@ -39,6 +39,35 @@ class Pieces:
             found += (y >= at) if flat else (y > at)
         return found
 
+    def way_of_gradients(
+        self,
+        x: np.ndarray,
+        way: np.ndarray,
+        before: np.ndarray,
+        after: np.ndarray,
+        *,
+        close: float,
+    ) -> np.ndarray:
+        """Returns on which side of a break each unit near it has its gradient from.
+
+        Args:
+            x: what the units are given.
+            way: of those that are further away, or whose gradients do not tell.
+            before: the gradient by what they are given.
+            after: the gradient by what they give.
+            close: the largest distance that is near.
+        """
+        if not (near := self.distance(x) <= close).any():
+            return way
+        slopes = np.array([slope for _, slope, _ in self.polynomials])
+        below = np.argmin([np.abs(x - b) for b in self.breaks], axis=0)
+        found = way
+        for side in (below, below + 1):
+            slope = slopes[side].astype(after.dtype)
+            theirs = near & (after != 0) & (before == slope * after)
+            found = np.where(theirs, side.astype(way.dtype), found)
+        return found
+
     def output(self, x: Any, way: Any) -> Any:
         """Returns what a unit gives on this piece, in either framework's arrays."""
         where = torch.where if isinstance(x, Tensor) else np.where
@@ -64,23 +93,28 @@ class Pool:
     """A maximum over windows, of which one value wins.
 
     Args:
-        dimensions: of the map.
-        settings: of ``torch.nn.functional.max_pool2d`` and its like.
+        function: its name in ``torch.nn.functional``.
+        settings: of that.
     """
 
-    dimensions: int
+    function: str
     settings: tuple[tuple[str, Any], ...]
 
     def way(self, x: np.ndarray) -> np.ndarray:
         """Returns the place of each winner in its map, counted by rows."""
-        pool = getattr(functional, f"max_pool{self.dimensions}d")
-        settings = dict(self.settings)
+        pool = getattr(functional, self.function)
         given = torch.from_numpy(np.array(x))
-        return pool(given, **settings, return_indices=True)[1].numpy()
+        return pool(given, **dict(self.settings), return_indices=True)[1].numpy()
 
     def way_of_output(self, y: np.ndarray) -> np.ndarray | None:
         """Returns nothing: what it gives does not say where that was."""
         return None
+
+    def way_of_gradients(
+        self, x: np.ndarray, way: np.ndarray, *gradients: np.ndarray, close: float
+    ) -> np.ndarray:
+        """Returns the way as it is: a winner's gradient is that of all its windows."""
+        return way
 
     def output(self, x: Any, way: Any) -> Any:
         """Returns the values at these places, in either framework's arrays."""
@@ -102,9 +136,14 @@ _ZERO, _SAME = (0.0, 0.0, 0.0), (0.0, 1.0, 0.0)
 
 RELU = Pieces((0.0,), (_ZERO, _SAME))
 
-POOLS = {torch.max_pool1d: 1, torch.max_pool2d: 2, torch.max_pool3d: 3}
+_WINDOWS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
-SETTINGS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+POOLS = {
+    f"{kind}max_pool{axes}d": (axes, settings)
+    for kind, settings in (("", _WINDOWS), ("adaptive_", ("output_size",)))
+    for axes in (1, 2, 3)
+}
+"""By name, since torch's functional pools are not its own: axes, and settings."""
 
 
 def fold_of(function: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Fold | None:
@@ -112,12 +151,12 @@ def fold_of(function: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Fold
     name = getattr(function, "__name__", "").removesuffix("_")
     if not args or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
         return None
-    if function in POOLS:
-        settings = dict(zip(SETTINGS, args[1:], strict=False)) | named
-        settings.pop("return_indices", None)
-        if args[0].ndim != POOLS[function] + 2:
+    if name in POOLS:
+        axes, names = POOLS[name]
+        settings = dict(zip(names, args[1:], strict=False)) | named
+        if settings.pop("return_indices", False) or args[0].ndim != axes + 2:
             return None
-        return Pool(POOLS[function], tuple(settings.items()))
+        return Pool(name, tuple(settings.items()))
     if name == "relu":
         return RELU
     if name == "relu6":
@@ -160,6 +199,7 @@ def _clamped(low: float | None, high: float | None) -> Pieces:
 MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
 )
 """Modules that are such a function, and nothing else: it has the name of their call."""
 
