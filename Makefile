@@ -45,10 +45,15 @@ bench-report: $(INSTALLED)
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE)
 
-# And what it leaves out, compiled as users compile: full-size networks, every mode.
+# And what it leaves out: full-size networks, every mode; then the gates and what is
+# compared with the references once more, compiled as users compile.
+AS_USERS_COMPILE = $(addprefix tests/judging/test_,check.py ties.py pairs_of_others.py) \
+	$(addprefix tests/twins/test_,twins.py maps.py train_step.py compiling.py)
 test-all: test
-	RESNET_TWINS_TESTS=all $(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) \
+	RESNET_TWINS_TESTS=examples $(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) \
 		-m 'slow and not exhaustive'
+	RESNET_TWINS_TESTS=compile $(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) \
+		$(AS_USERS_COMPILE)
 
 # Two hundred random networks, none of which may raise an alarm.
 test-alarms: $(INSTALLED)

@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from tests.support.examples import THOROUGH
+from tests.support.examples import AS_USERS
 
 # Where tests run side by side, threads would only wait for each other's cores: torch's,
 # and in the processes that tests start (here a plugin loads numpy first) its BLAS's.
@@ -16,9 +16,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ[f"{library}_NUM_THREADS"] = "1"
 
 # Of programs that run once for a moment, optimising takes most of the time: without it,
-# and without MLIR between XLA and LLVM, compiling takes a seventh. What is slow is
-# compiled as users compile.
-if not THOROUGH:
+# and without MLIR between XLA and LLVM, compiling takes a seventh. `make test-all` runs
+# what compares programs once more, compiled as users compile.
+if not AS_USERS:
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "")
         + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

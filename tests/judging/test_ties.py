@@ -30,9 +30,9 @@ def test_a_pool_may_take_either_of_two_values_that_rounding_tells_apart(seed: in
     config = TINY.replace(stem="7x7")
     model = random_torch(config, seed=seed)
     images = _nearly_alike(2, 33, 33, seed=seed)
-    found = parity.check(
-        *(model, flax_like(model), images), gates=("G4", "G2 training"), seed=seed
-    )
+    # Without jit: XLA may compute what a pool is given once more where it uses it.
+    gates = ("G4", "G2 training eager")
+    found = parity.check(model, flax_like(model), images, gates=gates, seed=seed)
     assert found.ok, str(found)
     assert "in torch" in _turned(found)["maxpool"]
 
