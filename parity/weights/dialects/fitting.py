@@ -93,6 +93,9 @@ def _fit(dialect: Dialect, shapes: Shapes, outline: Outline, scope: str) -> Fit 
         return None
     names = {name: there for name, there in names.items() if name not in missing}
     taken = set(names.values())
+    more = set(_named(dialect, outline, scope).values()) - taken
+    if not dialect.every and any(name in shapes for name in more):
+        return None  # layers at places where this network has none
     return Fit(
         dialect,
         scope,
