@@ -1,4 +1,4 @@
-"""Detectron2's backbone, as its converted torchvision weights have it."""
+"""Detectron2's backbone; it reads torchvision's names only once these are renamed."""
 
 from __future__ import annotations
 
@@ -26,5 +26,4 @@ DIALECT = Dialect(
     leaves=TORCH,
     formats=("pth",),
     only={"stride_on": ("3x3", "1x1"), "shortcut": ("B",)},
-    reads_only="Detectron2 reads torchvision's own names itself",
 )

@@ -93,6 +93,9 @@ def _fit(dialect: Dialect, shapes: Shapes, outline: Outline, scope: str) -> Fit 
         return None
     names = {name: there for name, there in names.items() if name not in missing}
     taken = set(names.values())
+    more = set(_named(dialect, outline, scope).values()) - taken
+    if not dialect.every and any(name in shapes for name in more):
+        return None  # layers at places where this network has none
     return Fit(
         dialect,
         scope,
@@ -129,7 +132,8 @@ def scopes(dialect: Dialect, names: Iterable[str]) -> list[str]:
 def misfits(dialect: Dialect, shapes: Shapes) -> list[str]:
     """Says by name why a state that is nearly a dialect's is none of its networks.
 
-    Names may be missing, or a kernel may have other channels than the norm behind it.
+    Names may be missing, or a kernel may have other channels than the norm behind it,
+    or a layer stands where such a network has none.
     """
     found: list[list[str]] = []
     for scope in scopes(dialect, shapes) or [""]:
@@ -156,8 +160,12 @@ def _misfits(
     config = identify(translated)
     if odd or config is None:
         return odd
-    missing = [n for n in dialect.names(config, scope).values() if n not in shapes]
-    return [f"{name} is missing" for name in missing if not name.endswith(COUNTER)]
+    names = dict.fromkeys(dialect.names(config, scope).values())
+    missing = [n for n in names if n not in shapes and not n.endswith(COUNTER)]
+    more = [name for name in there.values() if name in shapes and name not in names]
+    return [f"{name} is missing" for name in missing] + [
+        f"{name} stands where such a network has nothing" for name in more
+    ]
 
 
 def _sized_by(name: str) -> str:

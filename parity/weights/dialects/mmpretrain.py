@@ -12,8 +12,7 @@ def path(place: Place) -> str:
     if place.part == "head":
         return "head.fc"
     if place.part == "stem" and place.deep:
-        number = 3 * place.index + (place.role == "norm")
-        return f"backbone.stem.{number}"
+        return f"backbone.stem.{place.index}.{place.choose(conv='conv', norm='bn')}"
     own = place.own
     if place.part == "projection" and place.pooled and place.stage == 0:
         own = own[:-1] + str(int(own[-1]) - 1)
