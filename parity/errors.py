@@ -66,7 +66,7 @@ def _shorten(kind: str, group: Sequence[str]) -> str:
 
 
 def _shown(path: str | os.PathLike[str]) -> str:
-    return plain(os.fspath(path), most=1000)
+    return plain(os.fsdecode(path), most=1000)
 
 
 class OutputError(OSError):

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from parity.errors import CheckpointError
@@ -105,6 +106,32 @@ def members(
     return [member for member, _, _ in found]
 
 
+def require_members(names: Sequence[str]) -> None:
+    """Checks, before anything is written, that these can be an archive's members.
+
+    Raises:
+        CheckpointError: one of them leads out, is too long or is there twice.
+    """
+    twice = Counter(name.lower() for name in names)
+    bad = [
+        name
+        for name in names
+        if _leads_out(name)
+        or "\0" in name
+        or len(name.encode()) >= 2**16
+        or twice[name.lower()] > 1
+    ]
+    if bad:
+        raise CheckpointError(
+            {
+                "names that an archive cannot hold, or not beside one another": [
+                    *map(repr, bad)
+                ]
+            },
+            advice="Call them otherwise, or write .safetensors",
+        )
+
+
 def require_end(last: bytes, size: int) -> None:
     """Checks the last bytes of a file, before all of it is read.
 
@@ -194,9 +221,13 @@ def _long(extra: bytes, *numbers: int) -> list[int]:
     return [next(longs) if number == _FULL else number for number in numbers]
 
 
+def _leads_out(name: str) -> bool:
+    return name.startswith("/") or ".." in name.split("/") or "\\" in name
+
+
 def _check_inside(names: list[str]) -> None:
     for name in names:
-        if name.startswith("/") or ".." in name.split("/") or "\\" in name:
+        if _leads_out(name):
             raise CheckpointError(f"the archive has a member outside of it, {name!r}")
 
 

@@ -78,19 +78,22 @@ def whole(file: BinaryIO, size: int, hear: Hear) -> bytes:
     return data
 
 
-def require_room(claimed: int, size: int) -> None:
+def require_room(sizes: Mapping[str, int], size: int) -> None:
     """Checks what arrays claim before room is made for them; zeros compress well.
 
     Args:
-        claimed: bytes of them all.
+        sizes: bytes of each, by name.
         size: bytes of the file.
 
     Raises:
         CheckpointError: no such file holds weights of such a size.
     """
+    claimed = sum(sizes.values())
     if claimed > min(2 * size + 2**28, MAX_BYTES):
+        most = max(sizes, key=sizes.__getitem__)
         raise CheckpointError(
-            f"its arrays claim {claimed} bytes, which the file cannot hold"
+            f"its arrays claim {claimed} bytes, which the file cannot hold ({most} "
+            f"alone {sizes[most]})"
         )
 
 
@@ -135,6 +138,10 @@ def own_metadata(beside: object) -> dict[str, Any] | None:
     for key, value in found.items():
         if key not in _KNOWN or not isinstance(value, _KNOWN[key]):
             raise _damaged(f"have {key!r}, unknown or of another type")
+    for key in ("guessed", "classes"):
+        texts = {**found.get("training", {}), **found}.get(key, [])
+        if not (isinstance(texts, list) and all(isinstance(t, str) for t in texts)):
+            raise _damaged(f"have {key!r}, which are no texts")
     if found.get("layout", LAYOUT) != LAYOUT and "dialect" not in found:
         raise CheckpointError(
             f"its kernels are laid out as {found['layout']!r}, read here is {LAYOUT}",

@@ -63,8 +63,8 @@ class Hdf5:
             raise
         except Exception as error:  # h5py's are of many kinds
             raise _damaged(error) from error
-        sizes = map(_room_of, self._datasets.values())
-        require_room(sum(sizes), room or len(data))
+        sizes = {name: _room_of(found) for name, found in self._datasets.items()}
+        require_room(sizes, room or len(data))
 
     def names(self) -> list[str]:
         """Returns the datasets' paths."""
@@ -149,6 +149,10 @@ class Hdf5:
             count += len(group)
             if count > _MAX_OBJECTS:
                 raise CheckpointError(f"has more than {_MAX_OBJECTS} objects")
+            if bad := [key for key in group if not isinstance(key, str)]:
+                raise CheckpointError(
+                    f"{path.removeprefix('/')}/{bad[0]!r} is a name that is no text"
+                )
             for key in sorted(group):
                 name = f"{path}/{key}".removeprefix("/")
                 if not isinstance(group.get(key, getlink=True), h5py.HardLink):
@@ -181,6 +185,11 @@ def _check(found: Any, name: str, h5py: Any) -> None:
     dtype = found.dtype
     if (dtype.kind not in "fiub" and dtype != np.dtype("V2")) or dtype.metadata:
         raise CheckpointError(f"{name} holds {dtype}, not numbers")
+    if found.id.get_type().get_size() != dtype.itemsize:
+        raise CheckpointError(
+            f"{name} holds numbers of a kind that numpy has not",
+            advice="Save them as float16, float32 or float64",
+        )
     if _room_of(found) > MAX_BYTES:
         raise CheckpointError(
             f"{name} claims the shape {found.shape}, in parts of {found.chunks}, which "

@@ -52,7 +52,7 @@ def read_keras(file: BinaryIO, size: int, hear: Hear) -> Content:
     file.seek(-min(size, END.size), io.SEEK_END)
     require_end(file.read(), size)
     found = {m.name: m for m in members(whole(file, size, hear), _check_members)}
-    require_room(sum(member.size for member in found.values()), size)
+    require_room({m.name: m.size for m in found.values()}, size)
     names = _names_in(found[_CONFIG]) if _CONFIG in found else {}
     content = _content(Hdf5(found[_WEIGHTS].content(), size), names)
     content.kind, content.checked = ".keras", True

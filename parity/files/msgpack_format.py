@@ -202,6 +202,8 @@ def _check_shape(shape: list[Any], held: int, dtype: np.dtype, name: str) -> Non
 def _joined(found: dict[str, Any], name: str) -> np.ndarray:
     """Puts a large array together from the parts that Flax makes of it."""
     try:
+        if len(found) != 3:
+            raise KeyError
         shape, chunks = ([*found[key].values()] for key in ("shape", "chunks"))
         # More parts than ten, sorted as texts, would be in another order.
         for key, values in (("shape", shape), ("chunks", chunks)):

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from parity.errors import CheckpointError
-from parity.files.archive import END, Member, members, require_end
+from parity.files.archive import END, Member, members, require_end, require_members
 from parity.files.content import Content, Hear, require_room, whole
 from parity.files.stages import stage
 from parity.files.values import is_number
@@ -29,7 +29,7 @@ def read_npz(file: BinaryIO, size: int, hear: Hear) -> Content:
     data = whole(file, size, hear)
     with stage("validation"):
         found = members(data, _check_names)
-        require_room(sum(member.size for member in found), size)
+        require_room({m.name: m.size for m in found}, size)
     arrays = {member.name.removesuffix(_ENDING): _array(member) for member in found}
     return Content("npz", arrays, checked=True)
 
@@ -38,6 +38,7 @@ def write_npz(
     path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None
 ) -> None:
     """Writes an archive as ``numpy.savez`` does; it has no room for metadata."""
+    require_members([f"{name}{_ENDING}" for name in arrays])
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
             if array.dtype == ml_dtypes.bfloat16:
@@ -51,7 +52,7 @@ def write_npz(
 
 
 def _check_names(names: list[str]) -> None:
-    others = [name for name in names if not name.endswith(_ENDING)]
+    others = [name for name in names if not name.endswith(_ENDING) or "\0" in name]
     if others:
         raise CheckpointError(
             f"is an archive of arrays with a member that is none, {others[0]!r}"
@@ -84,9 +85,11 @@ def _array(member: Member) -> np.ndarray:
     if not is_number(dtype):
         raise CheckpointError(f"{name} has the dtype {dtype}, unknown here")
     held = len(content) - head.tell()
-    if len(shape) > 32 or prod(shape) * dtype.itemsize != held:
+    natural = all(type(length) is int and length >= 0 for length in shape)
+    if not natural or len(shape) > 32 or prod(shape) * dtype.itemsize != held:
         raise CheckpointError(
-            f"{name} has shape {shape} and dtype {dtype.name}, and {held} bytes for it"
+            f"{name} has shape {shape!s:.200} and dtype {dtype.name}, and {held} bytes "
+            "for it"
         )
     order = "F" if transposed else "C"
     array = np.frombuffer(content, dtype, offset=head.tell()).reshape(

@@ -149,6 +149,8 @@ def _weights_in(folder: Path) -> Path:
 
 def _recognise(file: BinaryIO, size: int) -> Callable[[BinaryIO, int, Hear], Content]:
     head = file.read(512)
+    if head.startswith(b"PK\x03\x04"):  # the first name may be as long as 64 KiB
+        head += file.read(int.from_bytes(head[26:28], "little"))
     file.seek(0)
     for magic, what in _NOT_CHECKPOINTS.items():
         if head.startswith(magic):

@@ -22,6 +22,7 @@ import numpy as np
 from parity.errors import CheckpointError, OutputError
 from parity.files.atomic import sync
 from parity.files.content import MAX_BYTES, MAX_INDEX, Content, Hear, require_room
+from parity.files.safetensors_format import no_repeats
 from parity.files.trees import nested
 from parity.files.values import is_number
 
@@ -30,6 +31,7 @@ _DATABASE = "manifest.ocdbt"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _MAX_FILES = 2**16
 _MAX_DEPTH = 16
+_MAX_NAME = 2**14  # letters: the database takes keys of 64 KiB
 _INSTALL = "Install it with `pip install resnet-twins[flax]`"
 
 
@@ -80,6 +82,13 @@ def write_orbax(
         raise CheckpointError(
             "is to be a folder of Orbax's, which is not installed", advice=_INSTALL
         ) from error
+    if out := [
+        name for name in arrays if ".." in name.split("/") or len(name) > _MAX_NAME
+    ]:
+        raise CheckpointError(
+            {"names that no folder of Orbax's can hold": [*map(repr, out)]},
+            advice="Call them otherwise, or write .safetensors",
+        )
     tree = nested(arrays)
     places = Counter(name.replace("/", ".") for name in arrays)
     if twice := [name for name in arrays if places[name.replace("/", ".")] > 1]:
@@ -200,7 +209,7 @@ def _index(
     files: Mapping[str, bytes],
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Returns where each array stands, by flat name, and which entries are none."""
-    index = json.loads(files[_INDEX])
+    index = json.loads(files[_INDEX], object_pairs_hook=no_repeats)
     named: dict[tuple[str, ...], list[int] | None] = {}
     left = []
     for entry in index["tree_metadata"].values():
@@ -209,6 +218,8 @@ def _index(
         if about.get("value_type") == "string":
             left.append("/".join(parts))
         elif not about.get("skip_deserialize"):
+            if parts in named:
+                raise ValueError(f"it has {'/'.join(parts)!r} twice")
             named[parts] = about.get("write_shape")
     for parts in named:
         steps = "/".join(parts).split("/")
@@ -245,9 +256,10 @@ def _read(
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
     memory = tensorstore.KvStore.open({"driver": "memory"}, context=context).result()
     for name in [*files]:  # nothing stays here twice
-        memory.write(name, files.pop(name)).result()
+        stored = name.encode("utf-8", "surrogateescape")
+        memory.write(stored, files.pop(name)).result()
     stores: dict[str, Any] = {}
-    claimed = 0
+    claimed: dict[str, int] = {}
     for name, place in named.items():
         spec = {key: place[key] for key in ("driver", "kvstore")}
         spec["fill_missing_data_reads"] = False  # or what is missing would be zeros
@@ -266,13 +278,17 @@ def _read(
             )
         written = place["written"]
         if written is not None and (
-            len(written) != len(shape)
-            or any(not 0 <= a <= b for a, b in zip(written, shape, strict=True))
+            not isinstance(written, list)
+            or len(written) != len(shape)
+            or any(
+                type(a) is not int or not 0 <= a <= b
+                for a, b in zip(written, shape, strict=True)
+            )
         ):
             raise CheckpointError(
                 f"{name} has shape {shape}, and {written!s:.100} in {_INDEX}"
             )
-        claimed += max(prod(shape), prod(part)) * dtype.itemsize
+        claimed[name] = max(prod(shape), prod(part)) * dtype.itemsize
         require_room(claimed, size)
         stores[name] = store
     value = {}

@@ -32,6 +32,7 @@ from parity.files.selecting import Selection, unwrapped
 from parity.files.stages import stage
 from parity.files.values import leaf_problem, require_names, require_values
 from parity.text import counted
+from parity.weights.dialects import DIALECTS
 from parity.weights.dialects.recognising import OWN, Recognised, recognise
 from parity.weights.digest import digest
 from parity.weights.identify import guessed, identify
@@ -150,6 +151,11 @@ def load_selected(
         if not arrays:
             _require_plain(bad)
         own = (content.metadata or {}).get("dialect")
+        if own not in (None, *DIALECTS):
+            raise CheckpointError(
+                f"its metadata name the dialect {own!r}, unknown here",
+                advice=f"Use the version that wrote it: {_tool(content.metadata)}",
+            )
         said, by = ({}, "") if content.metadata else _said(content.told, path.name)
         told = _config_in(content.metadata or {})
         shortcut = said.get("shortcut") if told is None else told.shortcut
@@ -289,9 +295,12 @@ def _config_in(metadata: Mapping[str, Any]) -> ResNetConfig | None:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"its metadata names a network that this version does not know ({error})",
-            advice="Use the version that wrote it: "
-            f"{metadata.get('tool', 'it does not say which')!s:.80}",
+            advice=f"Use the version that wrote it: {_tool(metadata)}",
         ) from error
+
+
+def _tool(metadata: Mapping[str, Any] | None) -> str:
+    return f"{(metadata or {}).get('tool', 'it does not say which')!s:.80}"
 
 
 def _guessed_in(metadata: Mapping[str, Any]) -> tuple[str, ...]:

@@ -142,8 +142,12 @@ def _entry(value: Mapping[Any, Any], key: str) -> Mapping[Any, Any]:
 
 
 def _is_array(value: object) -> bool:
-    array = hasattr(value, "shape") and hasattr(value, "dtype")
-    return array and not isinstance(value, np.generic | np.dtype)
+    if isinstance(value, np.generic | np.dtype):
+        return False
+    try:
+        return hasattr(value, "shape") and hasattr(value, "dtype")
+    except RuntimeError:  # a nested tensor has a shape that cannot be asked for
+        return True
 
 
 def _is_state(value: object) -> bool:
@@ -154,7 +158,8 @@ def _is_state(value: object) -> bool:
 
 
 def _what(state: Mapping[Any, Any]) -> str:
-    shapes = {n: tuple(v.shape) for n, v in state.items() if _is_array(v)}
+    plain_ones = {n: v for n, v in state.items() if not getattr(v, "is_nested", False)}
+    shapes = {n: tuple(v.shape) for n, v in plain_ones.items() if _is_array(v)}
     return what_it_is({str(name): shape for name, shape in shapes.items()})
 
 

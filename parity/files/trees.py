@@ -7,6 +7,8 @@ from typing import Any
 
 from parity.errors import CheckpointError
 
+_OTHERWISE = "Call it otherwise, or write .safetensors"
+
 
 def flat(tree: Any) -> dict[str, Any]:
     """Returns a tree's leaves by the names of the branches that lead to them.
@@ -52,10 +54,13 @@ def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
             if not isinstance(branch, dict):
                 break
         if not isinstance(branch, dict) or leaf in branch:
-            raise CheckpointError(f"{name!r} is the name of an array and of a branch")
+            raise CheckpointError(
+                f"{name!r} is the name of an array and of a branch", advice=_OTHERWISE
+            )
         if not all((*parts, leaf)):
             raise CheckpointError(
-                f"{name!r} has an empty part, which is no branch's name"
+                f"{name!r} has an empty part, which is no branch's name",
+                advice=_OTHERWISE,
             )
         branch[leaf] = array
     return tree
