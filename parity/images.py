@@ -69,6 +69,21 @@ def from_image(image: Image.Image, how: Preprocessing | None = None) -> np.ndarr
         return prepare(_in_rgb(image), **vars(how or Preprocessing()))
 
 
+def require_pixels(image: Image.Image) -> None:
+    """Checks, before a picture is decoded, that this runs no program of its own.
+
+    PIL hands PostScript to Ghostscript, and metafiles to Windows.
+
+    Raises:
+        InputError: it would.
+    """
+    if image.format in ("EPS", "WMF"):
+        raise InputError(
+            f"is drawn by a program, which is not run ({image.format})",
+            advice="Save it as PNG",
+        )
+
+
 def name_of(image: Image.Image) -> str:
     """Returns the name of the file that an image is from, if it has one."""
     return str(getattr(image, "filename", "") or "the image")
@@ -92,6 +107,7 @@ def _reading(name: str | os.PathLike[str]) -> Iterator[None]:
 
 def _in_rgb(image: Image.Image) -> Image.Image:
     """Returns the picture that people see, in RGB."""
+    require_pixels(image)
     sides = sorted(image.size)
     if sides[0] * _MOST_RATIO < sides[1]:
         width, height = image.size

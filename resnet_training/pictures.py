@@ -12,6 +12,7 @@ import PIL
 from PIL import Image, UnidentifiedImageError, features
 
 from parity.errors import InputError
+from parity.images import require_pixels
 from parity.inputs import open_regular
 
 Item = str | np.ndarray
@@ -67,10 +68,13 @@ def _of_file(path: str) -> Image.Image:
             pass
     try:
         with Image.open(io.BytesIO(data)) as image:
+            require_pixels(image)
             if image.mode == "P" and image.has_transparency_data:
                 # The same colours; straight to RGB PIL warns.
                 return image.convert("RGBA").convert("RGB")
             return image.convert("RGB")
+    except InputError as error:
+        raise error.at(path) from None
     except MemoryError:
         raise
     except UnidentifiedImageError as error:

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torchvision
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 import parity
 import resnet_spec
-from parity.images import prepare
+from parity.errors import InputError
+from parity.images import from_image, load_image, prepare
 from parity.weights.digest import differing_bits
 from resnet_spec import get_config, get_weights
+from resnet_training.pictures import picture
 from tests.support.networks import TINY
 
 
@@ -76,6 +78,24 @@ def test_what_is_no_image_is_refused_by_name(tmp_path: Path):
     path.write_text("no image")
     with pytest.raises(ValueError, match=r"text\.png: is no image"):
         parity.load_image(path)
+
+
+def test_a_picture_that_is_a_program_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def run(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("Ghostscript was called")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
+    path = tmp_path / "image.jpg"
+    Image.new("RGB", (30, 20)).save(path, "EPS")
+    said = "is drawn by a program, which is not run .EPS.. Save it as PNG"
+    with pytest.raises(InputError, match=rf"image\.jpg: {said}"):
+        load_image(path)
+    with pytest.raises(InputError, match=said), Image.open(path) as image:
+        from_image(image)
+    with pytest.raises(InputError, match=rf"image\.jpg: {said}"):
+        picture(str(path))
 
 
 def test_a_cut_image_is_refused(tmp_path: Path, photo: Path):
