@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ def test_an_error_of_ours_in_a_worker_is_told_with_its_traceback(arrays: Data):
 
 
 LONG = """
-import sys, time
+import signal, sys, time
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and & ignore it
 from resnet_spec import get_recipe
 from resnet_training.folders import ImageFolder
 from resnet_training.loader import Loader
@@ -96,39 +99,45 @@ with Loader(ImageFolder(sys.argv[1]), recipe, workers=1) as loader:
 """
 
 
+@contextmanager
 def long_run(
     folder: Source, steps: int = 2**24
-) -> tuple[subprocess.Popen[str], list[int]]:
+) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A program with a worker, and their processes; at the end it is no more."""
     assert isinstance(folder, ImageFolder)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", LONG, folder.root, str(steps)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         start_new_session=True,
-    )
-    assert process.stdout is not None
-    return process, [int(pid) for pid in process.stdout.readline().split()]
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process, [int(pid) for pid in process.stdout.readline().split()]
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_ctrl_c_leaves_no_process_and_one_traceback(folder: Source):
-    process, pids = long_run(folder)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, errors = process.communicate(timeout=120)
-    assert len(pids) == 1
-    assert gone(pids)
+    with long_run(folder) as (process, pids):
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, errors = process.communicate(timeout=120)
+        assert len(pids) == 1
+        assert gone(pids)
     assert errors.count("KeyboardInterrupt") == errors.count("Traceback") == 1
     assert process.returncode != 0
 
 
 @pytest.mark.parametrize("steps", [1, 2**24], ids=["waiting", "busy"])
 def test_a_program_that_is_killed_leaves_no_process(folder: Source, steps: int):
-    process, pids = long_run(folder, steps)
-    process.kill()
-    process.communicate(timeout=120)
-    assert len(pids) == 1
-    assert gone(pids)
+    with long_run(folder, steps) as (process, pids):
+        process.kill()
+        process.communicate(timeout=120)
+        assert len(pids) == 1
+        assert gone(pids)
 
 
 ALONE = """
