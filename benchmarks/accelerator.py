@@ -32,13 +32,13 @@ computes in float32 where TF32 is allowed (seen on an H200), so what is asked of
 goes without."""
 
 TESTS = {
-    "tests": ("tests/judging/test_gpu.py", "-k", "not tf32"),
-    "tests-tf32": ("tests/judging/test_gpu.py", "-k", "tf32"),
-    "training": ("tests/training", "-m", "not exhaustive", "-k",
-                 "one_trajectory or other_framework"),
+    "tests": (UNTRIED, ("tests/judging/test_gpu.py", "-k", "not tf32")),
+    "tests-tf32": ("", ("tests/judging/test_gpu.py", "-k", "tf32")),
+    "training": (UNTRIED, ("tests/training", "-m", "not exhaustive", "-k",
+                           "one_trajectory or other_framework")),
 }  # fmt: skip
-"""What is asked there: the twins' gates; and runs of both engines, each on the device
-that it finds. Elsewhere the last is asked with all other tests."""
+"""What is asked there, and by which flags: the twins' gates; and runs of both engines,
+each on the device that it finds. Elsewhere the last is asked with all other tests."""
 
 CEILINGS = ("float32", "tf32", "bfloat16")
 
@@ -68,20 +68,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stages = chosen.only or ["tests", "ceilings", "bench"]
     watched: dict[str, subprocess.Popen[bytes]] = {}
     if "tests" in stages:
-        for name, tests in TESTS.items():
+        for name, (flags, tests) in TESTS.items():
             if name != "training" or not small:
-                watched[name] = _start(_tests(tests, small), chosen.out, name)
+                out = chosen.out / f"{name}.txt"
+                watched[name] = _start(_tests(tests, small), out, flags)
     if "ceilings" in stages:
         for arithmetic in CEILINGS[:1] if small else CEILINGS:
             command = ["-m", "benchmarks.accelerator", "--out", str(chosen.out)]
             watched[f"ceilings-{arithmetic}"] = _start(
                 [*command, "--ceilings-of", arithmetic],
-                chosen.out,
-                f"ceilings-{arithmetic}",
+                chosen.out / f"ceilings-{arithmetic}.txt",
+                "" if arithmetic == "tf32" else UNTRIED,
             )
     codes = _wait(watched, min(chosen.testing, chosen.seconds))
     if "bench" in stages:
-        bench = _start(_bench(chosen.out, end, small), chosen.out, "bench")
+        bench = _start(_bench(chosen.out, end, small), chosen.out / "bench.txt")
         codes |= _wait({"bench": bench}, end - time.monotonic())
     for name, code in codes.items():
         print(f"== {name}: {'done' if code == 0 else f'ended with {code}'}")
@@ -156,10 +157,8 @@ def _bench(out: Path, end: float, small: bool) -> list[str]:
     ]
 
 
-def _start(arguments: list[str], folder: Path, name: str) -> subprocess.Popen[bytes]:
-    tried = name == "bench" or "tf32" in name
-    flags = "" if tried else UNTRIED
-    with (folder / f"{name}.txt").open("wb") as file:
+def _start(arguments: list[str], out: Path, flags: str = "") -> subprocess.Popen[bytes]:
+    with out.open("wb") as file:
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,

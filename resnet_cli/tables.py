@@ -183,7 +183,6 @@ def of_dialects() -> tuple[str, list[dict[str, Any]]]:
             "name": dialect.name,
             "what": dialect.what,
             "files": list(dialect.formats),
-            "written": not dialect.reads_only,
             "example": dialect.name_of(place, "weight"),
         }
         for dialect in DIALECTS.values()

@@ -39,24 +39,6 @@ FEW: Mapping[Task, tuple[str, ...]] = {
         "product-torch",
     ),
 }
-# What people train and serve with on an accelerator, in one arithmetic.
-ACCELERATED: Mapping[str, Mapping[Task, tuple[str, ...]]] = {
-    arithmetic: {
-        "training": (*twins, peer, product),
-        "inference": (
-            *(*twins, f"torch-compiled-fused{ending}", f"flax-fused{ending}"),
-            *(peer, product),
-        ),
-    }
-    for arithmetic, ending in (
-        ("bfloat16", "-bf16"),
-        ("tf32", "-tf32"),
-        ("float32", ""),
-    )
-    for twins in ((f"torch-compiled{ending}", f"flax{ending or '-jit'}"),)
-    for peer in (f"torchvision-compiled{ending}",)
-    for product in (f"product-torch{ending}",)
-}
 # More of each, but for what takes long to compile.
 BRIEF: Mapping[Task, tuple[str, ...]] = {
     "inference": (
@@ -114,7 +96,7 @@ class Case:
 
     @property
     def judged(self) -> Case:
-        """What the gate looks at: this, on no more than its first images."""
+        """What the gate looks at: this, on so many of its first images at most."""
         most = self.judged_batch or JUDGED[self.device]
         return replace(self, batch=min(self.batch, most))
 
@@ -306,24 +288,34 @@ def accelerator(device: Device = "cuda") -> Plan:
             for task in TASKS
         )
         return Plan(name="accelerator", cases=cases, repeats=7, warm_up=1)
+    whole = device_memory() > FLOAT64
     cases = tuple(
         replace(
-            case(network, task, batch, device=device, modes=modes[task]),
-            judged_batch=batch if device_memory() > FLOAT64 else None,
+            case(network, task, batch, device=device, modes=_accelerated(ending, task)),
+            judged_batch=batch if whole else None,
         )
-        for arithmetic, network in (
-            ("bfloat16", "resnet50"),
-            ("bfloat16", "resnext50_32x4d"),
-            ("tf32", "resnet50"),
-            ("tf32", "resnext50_32x4d"),
-            ("float32", "resnet50"),
-            ("float32", "resnext50_32x4d"),
+        for ending, network in (
+            ("-bf16", "resnet50"),
+            ("-bf16", "resnext50_32x4d"),
+            ("-tf32", "resnet50"),
+            ("-tf32", "resnext50_32x4d"),
+            ("", "resnet50"),
+            ("", "resnext50_32x4d"),
         )
-        for modes in (ACCELERATED[arithmetic],)
         for batch in (256, 64)
         for task in ("training", "inference")
     )
     return Plan(name="accelerator", cases=cases, repeats=31, seconds=6.0)
+
+
+def _accelerated(ending: str, task: Task) -> tuple[str, ...]:
+    """What people train and serve with there, in the arithmetic of these modes."""
+    fused = (f"torch-compiled-fused{ending}", f"flax-fused{ending}")
+    return (
+        *(f"torch-compiled{ending}", f"flax{ending or '-jit'}"),
+        *(fused if task == "inference" else ()),
+        *(f"torchvision-compiled{ending}", f"product-torch{ending}"),
+    )
 
 
 def device_memory() -> int:

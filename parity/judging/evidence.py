@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from parity.judging.distance import Deviation
 from parity.judging.isolation import Deviations, Isolation, isolated
 from parity.judging.kinks import Kink
 from parity.judging.reference import Growth, Reference, reference_of
-from parity.judging.tolerances import ceiling
+from parity.judging.tolerances import computed_twice
 from parity.machine import Precision, float32_precision
 from parity.running.objective import Objective, loss_scale, objective_for
 from parity.running.pair import Pair
@@ -257,21 +257,8 @@ class Phase:
         way: Branch = {}
         if self._training:
             dtype = "float64" if float64 else self._evidence.arithmetic
-            way = self.reference.kinks.of_flax(values, partial(self.nearness, dtype))
+            way = self.reference.kinks.of_flax(values, computed_twice(dtype))
         return self._measured(values, dtypes, way, uneven)
-
-    def nearness(self, dtype: str, tap: str) -> float:
-        """How close to a kink rounding may carry a unit beyond it.
-
-        Args:
-            dtype: what is rounded to.
-            tap: the call that has the kink.
-
-        Returns:
-            This distance over the largest value of what is given there.
-        """
-        _, growth = self.reference.growth(Quantity("output", call_of(tap)))
-        return ceiling(dtype, growth)
 
     @property
     def of_function(self) -> bool:

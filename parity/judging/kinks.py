@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -57,15 +57,13 @@ class Kinks:
         quantities = {name: Quantity("way", name) for name in self.taps}
         return {name: values[q] for name, q in quantities.items() if q in values}
 
-    def of_flax(
-        self, values: Values, near: Callable[[str], float]
-    ) -> dict[str, np.ndarray]:
+    def of_flax(self, values: Values, near: float) -> dict[str, np.ndarray]:
         """Returns the ways of a run of Flax, as far as they are known.
 
         Args:
             values: of the run.
-            near: by name, how close to a jump rounding may carry a unit beyond it, over
-                the largest value of its map.
+            near: how far apart a value may be that is computed twice, over the largest
+                of its map.
         """
         found: dict[str, np.ndarray] = {}
         derived: dict[str, np.ndarray] = {}
@@ -87,7 +85,7 @@ class Kinks:
         return found
 
     def _as_gradients_say(
-        self, name: str, way: np.ndarray, values: Values, near: Callable[[str], float]
+        self, name: str, way: np.ndarray, values: Values, near: float
     ) -> np.ndarray:
         """Returns the way, corrected where units are all but at a jump.
 
@@ -103,7 +101,7 @@ class Kinks:
         gradients = values[before], values[after]
         if {x.shape, way.shape} != {gradient.shape for gradient in gradients}:
             return way
-        close = near(name) * np.abs(x).max(initial=0.0)
+        close = near * np.abs(x).max(initial=0.0)
         return fold.way_of_gradients(x, way, *gradients, close=close)
 
     @cached_property

@@ -12,14 +12,16 @@ from parity.judging.evidence import Evidence, Phase, Run
 from parity.judging.isolation import Deviations, Isolation
 from parity.judging.kinks import Kink
 from parity.judging.report import Row
-from parity.running.taps import Quantity, path_of
+from parity.running.taps import Quantity, call_of, path_of
 from parity.weights.names import COUNTER
 
 
 def side(evidence: Evidence, tap: str, found: Mapping[str, Kink], dtype: str) -> Row:
     """Returns how far from a kink were the units that went the other way."""
     size = max((kink.size for kink in found.values()), default=0.0)
-    limit = evidence.training.nearness(dtype, tap)
+    quantity = Quantity("output", call_of(tap))
+    _, growth = evidence.training.reference.growth(quantity)
+    limit = tolerances.ceiling(dtype, growth)
     notes = [
         f"kink, {kink.units} unit{'s' * (kink.units > 1)} in {name}"
         for name, kink in found.items()

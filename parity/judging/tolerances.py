@@ -95,6 +95,17 @@ HALVES = ("bfloat16", "float16")
 """Dtypes in which products are summed up in float32, and rounded once."""
 
 
+def computed_twice(dtype: str) -> float:
+    """Returns how far apart a value may be that a compiler computes twice.
+
+    Over the largest value of its map: the roundings of one layer, in which no product
+    of TF32 is. In half types none was seen, and nothing is granted.
+    """
+    if dtype in HALVES:
+        return 0.0
+    return arithmetic_floor("float32" if dtype == "tf32" else dtype, 1.0)
+
+
 def scale_limit(dtype: str, values: int) -> float:
     """Returns how far a module's results may differ in scale, from torch's to Flax's.
 
@@ -146,13 +157,13 @@ CEILINGS = {
     "float16": Ceiling(2e-3, measured=2.4e-4),
     "bfloat16": Ceiling(2e-2, measured=2.9e-3),
     "float64": Ceiling(2e-15, measured=2.8e-16),
-    "tf32": Ceiling(2e-3, measured=1.1e-4),
+    "tf32": Ceiling(2e-3, measured=1.4e-4),
 }
 """Measured on resnet18 and resnet50 at 64x48, in both modes, every tap and gradient.
 
 ``tests/judging/test_ceilings.py`` measures again; a ceiling twenty times above what is
-measured fails there. TF32 is an accelerator's (docs/accelerator.md: resnet18, NVIDIA
-H100). For resnet50 in evaluation mode, a growth of 7, float32's is 7e-6.
+measured fails there. TF32 is an accelerator's (docs/accelerator.md: NVIDIA H200). For
+resnet50 in evaluation mode, a growth of 7, float32's is 7e-6.
 """
 
 # A certificate, verified on another machine.

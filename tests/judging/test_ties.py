@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from flax import nnx
 from torch import nn
 
 import parity
+import resnet_flax.layers
 from parity.images import random_images
 from parity.running.folds import RELU, Pieces
 from tests.support.networks import TINY, TINY_BOTTLENECK, flax_like, random_torch
@@ -111,8 +114,43 @@ def test_the_gradient_tells_on_which_side_a_unit_near_a_jump_was(
     assert same.tolist() == fold.way(given).tolist()
 
 
+@jax.custom_vjp
+def _cuts_gradients(x: jax.Array) -> jax.Array:
+    return jax.nn.relu(x)
+
+
+def _cut(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    return (jnp.where(x > jnp.asarray(0.1, x.dtype), gradient, 0),)
+
+
+_cuts_gradients.defvjp(lambda x: (jax.nn.relu(x), x), _cut)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gradient_that_is_cut_above_the_kink_is_no_rounding(
+    monkeypatch: pytest.MonkeyPatch, dtype: str
+):
+    monkeypatch.setattr(
+        *(resnet_flax.layers.ReLU, "__call__", lambda self, x: _cuts_gradients(x))
+    )
+    model = random_torch(TINY).to(getattr(torch, dtype))
+    images = random_images((4, 3, 33, 29), seed=0).astype(dtype).astype(np.float32)
+    found = parity.check(
+        *(model, flax_like(model, dtype), images), gates=("G2 training",)
+    )
+    assert not found.ok
+    # What goes into a rectifier straight from a norm is what its gradient may tell of.
+    wrong = {row.name for row in found.gate("G2 training").failures}
+    assert {"bn1", "layer1.0.bn1"} <= wrong
+
+
 @pytest.mark.parametrize(
-    ("in_torch", "in_flax"), [(True, True), (True, False), (False, True)]
+    ("in_torch", "in_flax"),
+    [
+        (True, True),
+        pytest.param(True, False, marks=pytest.mark.slow),
+        pytest.param(False, True, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize(
     ("network", "shape"),

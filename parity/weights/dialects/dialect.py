@@ -46,7 +46,6 @@ class Dialect:
         beside: patterns of what else stands there, and is no weight.
         order: network, name in the twins → order of the rows and columns there, where
             these are not the twins'.
-        reads_only: why nothing is written in it; empty if it is.
     """
 
     name: str
@@ -65,7 +64,6 @@ class Dialect:
     slashed: bool = False
     beside: Sequence[str] = ()
     order: Callable[[ResNetConfig, str], Order] | None = None
-    reads_only: str = ""
 
     def name_of(self, place: Place, leaf: str, scope: str = "") -> str | None:
         """Returns the whole name of an entry there; ``None`` if there is none."""
@@ -201,11 +199,10 @@ def write(
     Raises:
         CheckpointError: the dialect has no words for the network.
     """
-    obstacles = dialect.obstacles(config)
-    if obstacles or dialect.reads_only:
+    if obstacles := dialect.obstacles(config):
         raise CheckpointError(
             f"{describe(config)} cannot be written as {dialect.name}: "
-            + ("; ".join(obstacles) or dialect.reads_only),
+            + "; ".join(obstacles),
             advice="`resnet-twins dialects` lists others",
         )
     table, names = dialect.table(config), dialect.names(config, dialect.scope(config))
