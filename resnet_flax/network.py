@@ -111,12 +111,7 @@ class Network(nnx.Module):
         """Raises ValueError for what is no batch of images."""
         channels = self.config.in_channels
         wanted = f"it takes images of shape (n, h, w, {channels}), channels last"
-        if not (hasattr(x, "ndim") and hasattr(x, "dtype")) or _of_torch(x):
-            kind = f"{type(x).__module__}.{type(x).__qualname__}"
-            raise ValueError(
-                f"got a {kind}; the network takes arrays of JAX or numpy: "
-                "jnp.asarray(...) makes one"
-            )
+        _require_array(x)
         shape = x.shape
         if x.ndim != 4:
             batch = ": x[None] is a batch of one image" if x.ndim == 3 else ""
@@ -158,6 +153,16 @@ class Network(nnx.Module):
                     "more than one value per channel. Use a larger batch, or eval()"
                 )
 
+    def _check_map(self, x: Array) -> None:
+        """Raises ValueError for what is no map of the last stage."""
+        _require_array(x)
+        channels, shape = self.config.num_features, x.shape
+        if x.ndim != 4 or shape[3] != channels:
+            raise ValueError(
+                f"the head got shape {shape}; it takes the map that forward_features "
+                f"returns, (n, h, w, {channels})"
+            )
+
 
 def frozen_names(network: Network, stages: int | None) -> tuple[str, ...]:
     """Returns what is frozen with so many stages.
@@ -173,5 +178,12 @@ def frozen_names(network: Network, stages: int | None) -> tuple[str, ...]:
     return network.stem_names + network.stage_names[:stages]
 
 
-def _of_torch(x: object) -> bool:
-    return type(x).__module__.partition(".")[0] == "torch"
+def _require_array(x: object) -> None:
+    """Raises ValueError for what is no array."""
+    of_torch = type(x).__module__.partition(".")[0] == "torch"
+    if of_torch or not (hasattr(x, "ndim") and hasattr(x, "dtype")):
+        kind = f"{type(x).__module__}.{type(x).__qualname__}"
+        raise ValueError(
+            f"got a {kind}; the network takes arrays of JAX or numpy: "
+            "jnp.asarray(...) makes one"
+        )

@@ -61,6 +61,10 @@ def stem_pool(layers: Layers, width: int) -> nnx.Module:
     return layers.maxpool(3, stride=2, padding=padding)
 
 
+CLASSIFIERS = ("fc", "fc2")
+"""What makes logits of features."""
+
+
 def head(layers: Layers, channels: int) -> dict:
     """Makes what stands behind the last stage."""
     config = layers.config
@@ -194,13 +198,23 @@ class ResNet(Network):
             x = getattr(self, name)(x)
         return x
 
-    def forward_head(self, x: Float[Array, "n i j k"]) -> Float[Array, "n ..."]:
+    def forward_head(
+        self, x: Float[Array, "n i j k"], pre_logits: bool = False
+    ) -> Float[Array, "n ..."]:
         """Computes the logits from the last stage's map, or returns it without a top.
 
         Args:
             x: what :meth:`forward_features` returns.
+            pre_logits: stop before the layer that makes logits of features; where the
+                head is linear, these are (n, num_features).
+
+        Raises:
+            ValueError: it is no map of the last stage.
         """
+        self._check_map(x)
         for name in self.head_names:
+            if pre_logits and name in CLASSIFIERS:
+                break
             x = getattr(self, name)(x)
         return x
 

@@ -146,7 +146,3 @@ class Combinations(Channels):
         for field, other in others.items():
             allowed = f"'none' with {field} {getattr(self, field)!r}"
             self._check("anti_alias", not other, allowed)
-
-    def _check(self, field: str, ok: bool, allowed: str) -> None:
-        if not ok:
-            raise invalid(field, getattr(self, field), allowed)

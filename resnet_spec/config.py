@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -13,7 +11,7 @@ from resnet_spec.attention import ATTENTION
 from resnet_spec.combinations import COUNT, PADDINGS, Combinations
 from resnet_spec.counting import weight_count
 from resnet_spec.plan import chosen
-from resnet_spec.settings import MOST, invalid, is_count
+from resnet_spec.settings import MOST, as_plain, invalid, is_count, shown
 from resnet_spec.spelling import did_you_mean
 
 AntiAlias = Literal["none", "average", "blur", "avd", "avd_first"]
@@ -143,17 +141,12 @@ class ResNetConfig(Combinations):
     drop_block_rate: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for field in ("layers", "widths"):
-            self._as_tuple(field)
+            self._check(field, isinstance(getattr(self, field), tuple), "a tuple")
         if not self.replace_stride_with_dilation:  # (), or torchvision's None
             undilated = (False,) * (len(self.layers) - 1)
-            object.__setattr__(self, "replace_stride_with_dilation", undilated)
-        self._as_tuple("replace_stride_with_dilation")
-        for field in ("layers", "widths"):
-            object.__setattr__(self, field, tuple(map(_as_int, getattr(self, field))))
-        for field in (*_COUNTS, "radix", "signal_width", "stem_channels", "dimensions"):
-            object.__setattr__(self, field, _as_int(getattr(self, field)))
-
+            self._set("replace_stride_with_dilation", undilated)
         for field, choices in _CHOICES.items():
             value = getattr(self, field)
             known = any(value == c and type(value) is type(c) for c in choices)
@@ -172,17 +165,19 @@ class ResNetConfig(Combinations):
         self._check("widths", len(self.widths) == stages, f"{stages} entries")
         if self.out_indices is not None:
             indices = chosen(stages + 1, self.out_indices)
-            object.__setattr__(self, "out_indices", indices)
+            self._set("out_indices", indices)
             allowed = "None with a head; features_only=True leaves that out"
             self._check("out_indices", self.include_top is not True, allowed)
         self._check(
             "replace_stride_with_dilation",
-            len(self.replace_stride_with_dilation) == stages - 1
+            isinstance(self.replace_stride_with_dilation, tuple)
+            and len(self.replace_stride_with_dilation) == stages - 1
             and all(isinstance(v, bool) for v in self.replace_stride_with_dilation),
             f"{stages - 1} booleans, one per stage after the first",
         )
         for field in _COUNTS:
-            self._check(field, is_count(getattr(self, field)), COUNT)
+            allowed = COUNT + (_POOLED if field == "num_classes" else "")
+            self._check(field, is_count(getattr(self, field)), allowed)
         none = type(self.radix) is int and self.radix == 0
         self._check("radix", none or is_count(self.radix), f"0 or {COUNT}")
         for field in ("include_top", "zero_init_residual", "conv_bias"):
@@ -194,7 +189,7 @@ class ResNetConfig(Combinations):
                 type(value) is int and abs(value) < MOST
             )
             self._check(field, number, "a number")
-            object.__setattr__(self, field, float(value))
+            self._set(field, float(value))
         self._check("norm_eps", 0 < self.norm_eps < float("inf"), "a number above 0")
         self._check("norm_momentum", 0 <= self.norm_momentum <= 1, "from 0 to 1")
         for field in ("drop_path_rate", "drop_block_rate"):
@@ -208,12 +203,6 @@ class ResNetConfig(Combinations):
                 f"{self.num_classes} classes has {self.weight_count:,} weights; "
                 f"make it smaller, {_MOST_WEIGHTS:,} at most"
             )
-
-    def _as_tuple(self, field: str) -> None:
-        value = getattr(self, field)
-        if not isinstance(value, tuple | list):
-            raise invalid(field, value, "a tuple")
-        object.__setattr__(self, field, tuple(value))
 
     @property
     def weight_count(self) -> int:
@@ -233,9 +222,9 @@ class ResNetConfig(Combinations):
             ValueError: a field does not exist, or the new value is not allowed.
         """
         known = [field.name for field in dataclasses.fields(self)]
-        stride = _as_int(overrides.pop("output_stride", None))
+        stride = as_plain(overrides.pop("output_stride", None))
         maps = overrides.pop("features_only", None)
-        if maps not in (None, True, False):
+        if not (maps is None or isinstance(maps, bool)):
             raise invalid("features_only", maps, "True or False")
         if maps is not None:
             indices = self.out_indices if maps else None
@@ -244,12 +233,13 @@ class ResNetConfig(Combinations):
         for name in overrides:
             if name in _WEIGHTS:
                 raise ValueError(
-                    f"unknown setting {name!r}; a configuration has no weights: "
+                    f"unknown setting {shown(name)}; a configuration has no weights: "
                     "parity.create_model(...) makes a network that has some"
                 )
             if name not in known:
+                likely = did_you_mean(name, known, _OTHERS)
                 raise ValueError(
-                    f"unknown setting {name!r};{did_you_mean(name, known, _OTHERS)} "
+                    f"unknown setting {shown(name)};{likely} "
                     f"a network has {', '.join(known)}"
                 )
         if "layers" in overrides and not any(self.replace_stride_with_dilation):
@@ -281,23 +271,6 @@ class ResNetConfig(Combinations):
             drop_block_rate=0.0,
         )
 
-    def to_json(self) -> str:
-        """Returns the configuration as a JSON object, one key per field."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> ResNetConfig:
-        """Returns the configuration that :meth:`to_json` wrote.
-
-        Raises:
-            ValueError: the text is no JSON object of a configuration's fields.
-        """
-        try:
-            fields = json.loads(text)
-            return cls(**fields)
-        except TypeError as error:
-            raise ValueError(f"not a ResNetConfig: {error}") from error
-
 
 # What is larger is no network, and would take minutes or all memory to be refused.
 _MOST_STAGES, _MOST_BLOCKS, _MOST_WEIGHTS = 32, 4096, 2**32
@@ -314,6 +287,11 @@ _NUMBERS = (
 
 _WEIGHTS = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
 """What torchvision, timm and Keras take to load weights."""
+
+_POOLED = (
+    "; for pooled features without classes, forward_head(…, pre_logits=True); for the "
+    "map alone, include_top=False"
+)
 
 _OTHERS: Mapping[str, str] = {
     "in_chans": "in_channels",
@@ -359,15 +337,3 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
     "anti_alias": get_args(AntiAlias),
     "dimensions": (1, 2),
 }
-
-
-def _as_int(value: object) -> object:
-    """Returns an integer of another library as Python's; anything else as it is."""
-    # torch's booleans have it too, and a dtype that says so.
-    truth = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
-    if truth or not hasattr(value, "__index__"):
-        return value
-    try:
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:  # arrays of several have it too, and refuse
-        return value

@@ -99,8 +99,7 @@ class Schedule(_OfKind):
     warmup_factor: float = 1 / 3
 
     def __post_init__(self) -> None:
-        if isinstance(self.milestones, list):  # as JSON has it
-            self._set("milestones", tuple(self.milestones))
+        super().__post_init__()
         self._check_kind(_OF_DECAY)
         self._check_number("learning_rate")
         self._check_number("gamma", 1)
@@ -201,17 +200,14 @@ class OptimizerConfig(_OfKind):
     centered: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.schedule, Mapping):  # as JSON has it
             self._set("schedule", Schedule.of(self.schedule))
         self._check("schedule", isinstance(self.schedule, Schedule), _A_SCHEDULE)
-        if isinstance(self.betas, list):
-            self._set("betas", tuple(self.betas))
         self._check_kind(OF_RULE)
         if self.weight_decay is None:
             default = 1e-2 if self.kind in ("adamw", "lamb") else 0.0
             self._set("weight_decay", default)
-        if isinstance(self.no_decay, list):
-            self._set("no_decay", tuple(self.no_decay))
         known = isinstance(self.no_decay, tuple) and set(self.no_decay) <= {*NO_DECAY}
         self._check("no_decay", known, f"some of {', '.join(map(repr, NO_DECAY))}")
         if self.clip_norm is not None:

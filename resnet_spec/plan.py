@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnet_spec.channels import Channels
+from resnet_spec.settings import invalid
 
 DROPPED_SQUARES = ((5, 0.25), (3, 1.0))
 """Side and weight of drop-block's squares, in the last two of four stages (timm's)."""
@@ -129,10 +130,8 @@ def chosen(count: int, out_indices: int | Sequence[int] | None) -> tuple[int, ..
         indices = tuple(range(-out_indices, 0))
     within = range(-count, count)
     if not indices or not all(type(i) is int and i in within for i in indices):
-        raise ValueError(
-            f"out_indices is {out_indices!r}; it must be a number from 1 to {count}, "
-            f"or indices from {-count} to {count - 1}"
-        )
+        allowed = f"a number from 1 to {count}, or indices from {-count} to {count - 1}"
+        raise invalid("out_indices", out_indices, allowed)
     return tuple(index % count for index in indices)
 
 

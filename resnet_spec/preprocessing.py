@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from resnet_spec.settings import Settings, is_count
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -12,7 +14,7 @@ _MOST_PIXELS = 2**12  # of a side; what a stranger's file says must not fill the
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
+class Preprocessing(Settings):
     """What is done to a photograph: resized, cut to a square, normalised.
 
     Args:
@@ -34,22 +36,18 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        sides = f"a whole number of pixels, {_MOST_PIXELS} at most"
         resize = self.crop if self.resize is None else self.resize
         for name, value in (("resize", resize), ("crop", self.crop)):
-            if not isinstance(value, int):
-                raise ValueError(f"{name} is {value!r}, no whole number")
-        if not 0 < self.crop <= resize:
-            raise ValueError(
-                f"crop is {self.crop}; it must be at most resize, {resize}"
-            )
-        if resize > _MOST_PIXELS:
-            raise ValueError(f"resize is {resize}; it must be at most {_MOST_PIXELS}")
-        if self.interpolation not in ("bilinear", "bicubic"):
-            raise ValueError(
-                f"interpolation is {self.interpolation!r}; it must be 'bilinear' or "
-                "'bicubic'"
-            )
+            self._check(name, is_count(value) and value <= _MOST_PIXELS, sides)
+        self._check("crop", self.crop <= resize, f"at most resize, {resize}")
+        known = self.interpolation in ("bilinear", "bicubic")
+        self._check("interpolation", known, "'bilinear' or 'bicubic'")
         for name, low in (("mean", -256), ("std", 1e-6)):
             value = getattr(self, name)
-            if len(value) != 3 or not all(low <= one <= 256 for one in value):
-                raise ValueError(f"{name} is {value}; it must be three numbers")
+            fits = isinstance(value, tuple) and len(value) == 3
+            fits = fits and all(
+                isinstance(one, int | float) and low <= one <= 256 for one in value
+            )
+            self._check(name, fits, f"three numbers from {low:g} to 256")

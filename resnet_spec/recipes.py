@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resnet_spec.optim import NO_DECAY, OF_RULE
+from resnet_spec.settings import invalid, shown
 from resnet_spec.spelling import did_you_mean
 from resnet_spec.training import TrainingRecipe
 
@@ -135,9 +136,13 @@ def get_recipe(name: str, **fields: Any) -> TrainingRecipe:
     Raises:
         ValueError: there is no such recipe or field, or a field cannot have the value.
     """
+    if not isinstance(name, str):
+        raise invalid("the name of a recipe", name, "a text")
     if name not in RECIPES:
         likely = did_you_mean(name, RECIPES, {})
-        raise ValueError(f"no recipe {name!r};{likely} there are {', '.join(RECIPES)}")
+        raise ValueError(
+            f"no recipe {shown(name)};{likely} there are {', '.join(RECIPES)}"
+        )
     return with_fields(RECIPES[name], **fields)
 
 
@@ -154,7 +159,7 @@ def with_fields(recipe: TrainingRecipe, **fields: Any) -> TrainingRecipe:
     for name in fields:
         if name not in defaults:
             likely = did_you_mean(name, defaults, {"lr": "learning_rate"})
-            raise ValueError(f"a recipe has no field {name!r};{likely}")
+            raise ValueError(f"a recipe has no field {shown(name)};{likely}")
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if fields.get(one) is not None:
             fields.setdefault(other, None)

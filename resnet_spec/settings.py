@@ -1,4 +1,4 @@
-"""What the descriptions of a training run share: refusals in one sentence, and JSON."""
+"""What frozen descriptions share: plain values, refusals in one sentence, and JSON."""
 
 from __future__ import annotations
 
@@ -8,14 +8,27 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
+from resnet_spec.printable import plain
 from resnet_spec.spelling import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """A frozen value of named fields, which goes through JSON unchanged."""
+
+    def __post_init__(self) -> None:
+        """Takes lists and other libraries' numbers as Python's own; no other objects.
+
+        Raises:
+            ValueError: a field has what is no plain value.
+        """
+        for field in dataclasses.fields(self):
+            value = as_plain(getattr(self, field.name))
+            allowed = "a plain value, or a tuple of some"
+            self._check(field.name, _is_plain(value), allowed)
+            self._set(field.name, value)
 
     def to_json(self) -> str:
         """Returns the settings as a JSON object, one key per field."""
@@ -48,12 +61,12 @@ class Settings:
             ]
             if unknown:
                 likely = did_you_mean(str(unknown[0]), fields, {})
-                problem = f"no field {unknown[0]!r};{likely} "
+                problem = f"no field {shown(unknown[0])};{likely} "
                 problem += f"there are {', '.join(fields)}"
             elif lacking:
                 problem = f"the field {lacking[0]!r} is missing"
         else:
-            problem = f"{settings!r} is no object of fields"
+            problem = f"{shown(settings)} is no object of fields"
         if problem:
             raise ValueError(f"not a {cls.__name__}: {problem}")
         return cls(**settings)  # type: ignore[arg-type]
@@ -91,4 +104,35 @@ def is_count(value: object) -> bool:
 
 def invalid(field: str, value: object, allowed: str) -> ValueError:
     """Returns an error that names a field, its value and what is allowed."""
-    return ValueError(f"{field} is {value!r}; it must be {allowed}")
+    return ValueError(f"{field} is {shown(value)}; it must be {allowed}")
+
+
+def shown(value: object) -> str:
+    """Returns a value as Python writes it, in a line of 200 characters at most."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = f"a number of more than {sys.get_int_max_str_digits()} digits"
+    return plain(text, most=200)
+
+
+def as_plain(value: Any) -> Any:
+    """Returns lists as tuples, other libraries' numbers as Python's; else as it is."""
+    if isinstance(value, tuple | list):
+        return tuple(map(as_plain, value))
+    if isinstance(value, int | float | str):
+        return value
+    scalar = getattr(value, "shape", None) == ()  # of numpy, torch or JAX
+    number = getattr(value, "item" if scalar else "__index__", None)
+    try:
+        return value if number is None else number()
+    except (TypeError, ValueError, RuntimeError):  # of several, traced, of no device
+        return value
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, (*value, *value.values())))
+    return value is None or isinstance(value, int | float | str | Settings)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from resnet_spec.settings import Settings
+
 SIGNAL_POOL = 4
 """Width and stride of the signal head's pool."""
 
@@ -14,7 +16,7 @@ CONV_HEAD_POSITIONS = 48
 """Positions of the map that the convolutional head's linear layer weighs."""
 
 
-class Sizes:
+class Sizes(Settings):
     """What a configuration says of the sizes of images and maps."""
 
     # What the configuration has.

@@ -14,6 +14,7 @@ from typing import Literal
 
 from resnet_spec.config import ResNetConfig
 from resnet_spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from resnet_spec.settings import shown
 from resnet_spec.spelling import did_you_mean
 from resnet_spec.variants import describe, get_config, list_models
 
@@ -234,7 +235,7 @@ def get_timm_weights(name: str, model: str | ResNetConfig | None = None) -> Timm
         known = [one for every in _TAGS for one in list_timm_weights(every)]
         mine = ", ".join(_TAGS.get(architecture, "").split())
         raise ValueError(
-            f"timm publishes no weights {name!r};{did_you_mean(name, known, {})} "
+            f"timm publishes no weights {shown(name)};{did_you_mean(name, known, {})} "
             + (
                 f"the tags of {architecture} are {mine}"
                 if mine

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from resnet_spec.config import ResNetConfig
 from resnet_spec.optim import OptimizerConfig, Rule, Schedule
 from resnet_spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from resnet_spec.settings import Settings, is_count, is_number
+from resnet_spec.settings import Settings, as_plain, is_count, is_number
 from resnet_spec.variants import resolve
 
 Augment = Literal["none", "trivial", "randaugment"]
@@ -180,12 +180,11 @@ class TrainingRecipe(Settings):
     evaluate_every: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for one in dataclasses.fields(self):
             value = getattr(self, one.name)
-            if isinstance(value, list):  # as JSON has it
-                self._set(one.name, tuple(value))
-            elif isinstance(value, int) and one.type in ("float", "float | None"):
-                self._check(one.name, not isinstance(value, bool), "a number")
+            if isinstance(value, int) and one.type in ("float", "float | None"):
+                self._check(one.name, is_number(value), "a number, 0 or more")
                 self._set(one.name, float(value))
         for name, choices in CHOICES.items():
             known = isinstance(getattr(self, name), str)
@@ -392,9 +391,8 @@ class TrainingRecipe(Settings):
 def _pairs(settings: Any) -> tuple[tuple[str, Any], ...] | None:
     """Returns settings by name as they are kept; ``None`` if they are none."""
     try:
-        return tuple(
-            (name, tuple(value) if isinstance(value, list) else value)
-            for name, value in sorted(dict(settings).items())
-        )
+        pairs = sorted(dict(settings).items())
     except (TypeError, ValueError):
         return None
+    named = all(isinstance(name, str) for name, _ in pairs)
+    return as_plain(pairs) if named else None

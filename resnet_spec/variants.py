@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from typing import Any
 
 from resnet_spec.config import Block, ResNetConfig, Shortcut
+from resnet_spec.settings import invalid, shown
 from resnet_spec.spelling import did_you_mean
 
 
@@ -183,13 +184,24 @@ def list_models(
         pattern: what a name must match, or several of which it must match one, with
             the wildcards of ``fnmatch``: ``"resnet*"``, ``"*50*"``.
         exclude: what it must not match.
-    """
 
-    def matches(name: str, patterns: str | Sequence[str]) -> bool:
-        patterns = (patterns,) if isinstance(patterns, str) else patterns
+    Raises:
+        ValueError: a pattern is no text.
+    """
+    wanted, unwanted = _patterns("pattern", pattern), _patterns("exclude", exclude)
+
+    def matches(name: str, patterns: Sequence[str]) -> bool:
         return any(fnmatchcase(name, one) for one in patterns)
 
-    return [n for n in _VARIANTS if matches(n, pattern) and not matches(n, exclude)]
+    return [n for n in _VARIANTS if matches(n, wanted) and not matches(n, unwanted)]
+
+
+def _patterns(argument: str, given: str | Sequence[str]) -> Sequence[str]:
+    patterns = (given,) if isinstance(given, str) else given
+    several = isinstance(patterns, Sequence | Set)
+    if not several or not all(isinstance(one, str) for one in patterns):
+        raise invalid(argument, given, "a text with wildcards, or several")
+    return tuple(patterns)
 
 
 def get_config(name: str) -> ResNetConfig:
@@ -198,10 +210,12 @@ def get_config(name: str) -> ResNetConfig:
     Raises:
         ValueError: there is no such network; the message has the likely ones, and all.
     """
+    if not isinstance(name, str):
+        raise invalid("the name of a network", name, "a text")
     if name not in _VARIANTS:
+        likely = did_you_mean(name, _VARIANTS, _OTHERS_NAMES)
         raise ValueError(
-            f"no network named {name!r};{did_you_mean(name, _VARIANTS, _OTHERS_NAMES)} "
-            f"there are {', '.join(_VARIANTS)}"
+            f"no network named {shown(name)};{likely} there are {', '.join(_VARIANTS)}"
         )
     return _VARIANTS[name]
 
@@ -255,7 +269,7 @@ def resolve(name_or_config: str | ResNetConfig, /, **overrides: Any) -> ResNetCo
         name_or_config = get_config(name_or_config)
     if not isinstance(name_or_config, ResNetConfig):
         raise ValueError(
-            f"got {name_or_config!r} for a network; it must be a name from "
+            f"got {shown(name_or_config)} for a network; it must be a name from "
             "resnet_spec.list_models() or a ResNetConfig"
         )
     return name_or_config.replace(**overrides)

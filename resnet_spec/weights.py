@@ -12,6 +12,7 @@ from importlib.resources import files
 
 from resnet_spec.config import ResNetConfig
 from resnet_spec.preprocessing import Preprocessing
+from resnet_spec.settings import shown
 from resnet_spec.variants import describe, find_name
 
 
@@ -102,7 +103,7 @@ def get_weights(model: str | ResNetConfig, name: str) -> PublishedWeights:
     if name not in names:
         known = ", ".join(names) or "none"
         raise ValueError(
-            f"no published weights {name!r} for {model}; there are: {known}"
+            f"no published weights {shown(name)} for {model}; there are: {known}"
         )
     return _WEIGHTS[model, name]
 

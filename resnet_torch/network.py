@@ -115,12 +115,7 @@ class Network(nn.Module):
             return
         channels = self.config.in_channels
         wanted = f"it takes images of shape (n, {channels}, h, w), channels first"
-        if not isinstance(x, Tensor):
-            kind = f"{type(x).__module__}.{type(x).__qualname__}"
-            raise ValueError(
-                f"got a {kind}; the network takes torch tensors: "
-                "torch.from_numpy(...) makes one of an array"
-            )
+        _require_tensor(x)
         shape = tuple(x.shape)
         if x.ndim != 4:
             batch = ": x[None] is a batch of one image" if x.ndim == 3 else ""
@@ -138,13 +133,12 @@ class Network(nn.Module):
                 f"the images are {x.dtype}; the network takes floating-point numbers, "
                 "such as x.float() / 255, normalised as in training"
             )
-        if x.dtype == torch.float64:
-            dtype = next(self.parameters(), x).dtype
-            if dtype != x.dtype:
-                raise ValueError(
-                    f"the images are {x.dtype}, the network is {dtype}; use "
-                    f"x.to({dtype}), or model.double()"
-                )
+        dtype = next(self.parameters(), x).dtype
+        if dtype != x.dtype and not _casts(x.device, dtype, x.dtype):
+            raise ValueError(
+                f"the images are {x.dtype}, the network is {dtype}; use "
+                f"x.to({dtype}), or model.to({x.dtype})"
+            )
         if self.config.anti_alias != "none":  # a shortcut's map would have another size
             self.config.check_size(h, w)
         pooled = self.config.radix > 0 and self.config.stage_count > 0
@@ -161,6 +155,18 @@ class Network(nn.Module):
                     "more than one value per channel. Use a larger batch, or eval()"
                 )
 
+    def _check_map(self, x: Tensor) -> None:
+        """Raises ValueError for what is no map of the last stage."""
+        if isinstance(x, fx.Proxy) or is_tracing():
+            return
+        _require_tensor(x)
+        channels, shape = self.config.num_features, tuple(x.shape)
+        if x.ndim != 4 or x.shape[1] != channels:
+            raise ValueError(
+                f"the head got shape {shape}; it takes the map that forward_features "
+                f"returns, (n, {channels}, h, w)"
+            )
+
 
 def frozen_names(network: Network, stages: int | None) -> tuple[str, ...]:
     """Returns what is frozen with so many stages.
@@ -174,3 +180,31 @@ def frozen_names(network: Network, stages: int | None) -> tuple[str, ...]:
     if type(stages) is not int or not 0 <= stages <= count:
         raise ValueError(f"stages is {stages!r}; it must be from 0 to {count}, or None")
     return network.stem_names + network.stage_names[:stages]
+
+
+def _casts(device: torch.device, *dtypes: torch.dtype) -> bool:
+    """Whether ``torch.autocast`` brings these together here."""
+    return (
+        torch.float64 not in dtypes
+        and torch.amp.is_autocast_available(device.type)
+        and torch.is_autocast_enabled(device.type)
+    )
+
+
+def _require_tensor(x: object) -> None:
+    """Raises ValueError for what is no tensor, or none that layers compute with."""
+    if not isinstance(x, Tensor):
+        kind = f"{type(x).__module__}.{type(x).__qualname__}"
+        raise ValueError(
+            f"got a {kind}; the network takes torch tensors: "
+            "torch.from_numpy(...) makes one of an array"
+        )
+    if x.is_nested:
+        raise ValueError(
+            "got a nested tensor; the network takes images of one size: "
+            "torch.stack(...)"
+        )
+    if x.layout not in (torch.strided, torch._mkldnn):
+        raise ValueError(
+            f"got a tensor of {x.layout}; the network takes dense ones: x.to_dense()"
+        )

@@ -105,11 +105,13 @@ def test_other_libraries_integers_are_stored_as_pythons(five: Any):
 
 
 @pytest.mark.parametrize(
-    "value", [True, np.True_, np.float32(5), np.array([5]), torch.tensor(True), "5"]
+    "value", [True, np.True_, np.float32(5), torch.tensor(True), "5", (5,)]
 )
 def test_what_is_no_integer_is_refused_as_a_count(value: Any):
     with pytest.raises(ValueError, match=r"num_classes is .*a positive integer"):
         TINY.replace(num_classes=value)
+    with pytest.raises(ValueError, match=r"num_classes is array.*a plain value"):
+        TINY.replace(num_classes=np.array([value]))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import timm
 import torch
 from flax import nnx
 
@@ -66,6 +67,58 @@ def test_the_network_is_its_two_halves_in_both_twins(kind: str):
         assert deviation(nchw, features.numpy()).l2 <= G1_FORWARD
         assert np.array_equal(twin.forward_head(theirs), twin(y))
         assert model.num_classes == twin.num_classes == 7
+        with torch.no_grad():
+            pooled = model.forward_head(features, pre_logits=True)
+        same = twin.forward_head(theirs, pre_logits=True)
+        assert deviation(np.asarray(same), pooled.numpy()).l2 <= G1_FORWARD
+        last = model.fc2 if kind == "conv" else model.fc
+        with torch.no_grad():
+            assert torch.equal(last(pooled).flatten(), logits.flatten())
+
+
+def test_features_before_the_logits_are_timms():
+    theirs = timm.create_model("resnet18").double().eval()
+    model = resnet_torch.create_model("resnet18", dtype=torch.float64).eval()
+    parity.load_state_dict(model, theirs.state_dict())
+    x = torch.from_numpy(images(model.config, 40, 33))
+    with torch.no_grad():
+        expected = theirs.forward_head(theirs.forward_features(x), pre_logits=True)
+        theirs.reset_classifier(0)
+        assert torch.equal(theirs(x), expected)
+        pooled = model.forward_head(model.forward_features(x), pre_logits=True)
+    assert deviation(pooled.numpy(), expected.numpy()).l2 <= G1_FORWARD
+
+
+def test_what_is_no_map_is_no_input_of_a_head():
+    model, twin = _twins(TINY)
+    n = TINY.num_features
+    for network, x, last in (
+        (model, torch.zeros(2, 3, 3, n), f"n, {n}, h, w"),
+        (model, torch.zeros(2, n), f"n, {n}, h, w"),
+        (twin, jnp.zeros((2, n, 3, 3)), f"n, h, w, {n}"),
+        (twin, jnp.zeros((2, n)), f"n, h, w, {n}"),
+    ):
+        with pytest.raises(ValueError, match=rf"the head got shape .*\({last}\)$"):
+            network.forward_head(x)
+    with pytest.raises(ValueError, match=r"got a numpy.*torch\.from_numpy"):
+        model.forward_head(np.zeros((2, n, 3, 3), N))
+    with pytest.raises(ValueError, match=r"got a torch.*jnp\.asarray"):
+        twin.forward_head(torch.zeros(2, 3, 3, n))
+
+
+def test_images_of_another_dtype_are_right_where_torch_casts_them():
+    model, _ = _twins(TINY)
+    x, _ = _image(TINY, 40, 33)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model(x).dtype == model(x.bfloat16()).dtype == torch.bfloat16
+        with pytest.raises(ValueError, match=r"float64.*x\.to\(torch\.float32\)"):
+            model(x.double())
+    assert model.to("meta")(x.to("meta")).shape == (2, 7)
+
+
+def test_a_network_without_classes_is_told_of_the_features_before_them():
+    with pytest.raises(ValueError, match=r"num_classes is 0; .*pre_logits=True.*top"):
+        resnet_torch.create_model("resnet18", num_classes=0)
 
 
 def test_without_top_the_head_returns_the_map_and_tells_no_classes_apart():
@@ -207,6 +260,17 @@ WRONG = {
         (torch.zeros(2, 3, 40, 33).bool(), r"images are torch\.bool"),
         (torch.zeros(2, 3, 40, 33).long(), r"images are torch\.int64"),
         (torch.zeros(2, 3, 40, 33).double(), r"float64.*x\.to\(torch\.float32\)"),
+        (
+            torch.zeros(2, 3, 40, 33).half(),
+            r"float16, the network is .*x\.to\(torch\.f",
+        ),
+        (torch.zeros(2, 3, 40, 33).to_sparse(), r"sparse_coo; .*x\.to_dense\(\)"),
+        (
+            torch.nested.nested_tensor(
+                [torch.zeros(3, 40, 33)] * 2, layout=torch.jagged
+            ),
+            r"nested tensor.*of one size: torch\.stack",
+        ),
         (torch.zeros(1, 3, 8, 5), r"more than one value per channel.*or eval"),
     ],
     "flax": [
