@@ -260,7 +260,11 @@ def _member(
     if flags & _ENCRYPTED:
         raise CheckpointError(f"the archive's member {name!r} is encrypted")
     if method not in methods:
-        raise CheckpointError(f"the archive's member {name!r} is compressed")
+        raise CheckpointError(
+            f"the archive's member {name!r} is compressed, in a way that no library "
+            "writes weights",
+            advice="Unpack the archive and pack it again without compressing",
+        )
     kinds = attributes & 0xFF, attributes >> 16 & 0o170000
     if kinds[0] not in (0, _ARCHIVED) or kinds[1] not in (0, _REGULAR):
         raise CheckpointError(f"the archive's member {name!r} is no plain file")

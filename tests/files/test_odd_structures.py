@@ -81,6 +81,20 @@ def test_of_arrays_that_claim_too_much_the_largest_is_named(tmp_path: Path):
     refused(path, f"its arrays claim {2**29 + 100} bytes", "(evil.npy alone 536870912)")
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_npz_that_another_program_packed_is_to_be_packed_again(
+    tmp_path: Path, method: int
+):
+    np.savez(tmp_path / "a.npz", a=np.zeros(3))
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz") as old,
+        zipfile.ZipFile(tmp_path / "b.npz", "w", method) as new,
+    ):
+        new.writestr("a.npy", old.read("a.npy"))
+    with pytest.raises(CheckpointError, match=r"'a.npy' is compressed.*pack it again"):
+        parity.load(tmp_path / "b.npz")
+
+
 def test_an_npz_is_known_however_long_its_first_name_is(tmp_path: Path):
     path = tmp_path / "w.npz"
     writing.write(path, {"a" * 60000: ONES}, None, "npz")
