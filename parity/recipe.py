@@ -25,6 +25,7 @@ from parity.weights.state import DTYPES, load_state_dict
 from parity.weights.twins import ABSTRACT
 from resnet_spec import OptimizerConfig, ResNetConfig, resolve
 from resnet_spec.printable import plain
+from resnet_spec.settings import Settings, invalid
 
 # A recipe may be a stranger's: more than these would take hours, or all memory.
 _MOST_WEIGHTS, _MOST_BLOCKS, _MOST_VALUES, _MOST_STEPS = 2**28, 1024, 2**27, 10_000
@@ -93,7 +94,7 @@ _NEWER = ("prefix", "ignore", "rename", "dialect")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Settings):
     """What a check of both twins is made of.
 
     Args:
@@ -142,10 +143,9 @@ class Recipe:
     optimizer: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for field, (allows, allowed) in _FIELDS.items():
-            value = getattr(self, field)
-            if not allows(value):
-                raise FieldError(f"{field} is {value!r}; it must be {allowed}")
+            self._check(field, allows(getattr(self, field)), allowed)
         if self.optimizer is not None and not self.steps:
             raise FieldError(
                 f"optimizer is {self.optimizer!r}, but steps is 0: nothing is trained; "
@@ -167,9 +167,10 @@ class Recipe:
                 f"batch and size make images of {values:,} values; a check takes "
                 f"{_MOST_VALUES:,} at most"
             )
-        if self.size is not None:  # JSON has lists
-            height, width = self.size
-            object.__setattr__(self, "size", (height, width))
+
+    def _check(self, field: str, ok: bool, allowed: str) -> None:
+        if not ok:
+            raise FieldError(invalid(field, getattr(self, field), allowed))
 
     @classmethod
     def from_certificate(cls, recipe: Any) -> Recipe:
