@@ -13,7 +13,7 @@ from parity.judging import tolerances
 from parity.judging.distance import deviation
 from parity.judging.report import GateResult, Report, Row
 from parity.machine import environment
-from parity.running.nudge import moved
+from parity.running.perturbing import moved
 from parity.weights.names import COUNTER
 from resnet_spec import TrainingRecipe
 from resnet_training.arrays import of_arrays
@@ -25,7 +25,7 @@ from resnet_training.plan import Plan
 from resnet_training.sources import Data, Source
 
 GATE = "G1 run"
-NUDGES = 2
+PERTURBATIONS = 2
 """Runs, moved by one roundoff at the start, from which the growth of it is told."""
 
 Arrays = Mapping[str, np.ndarray]
@@ -103,7 +103,7 @@ def compare_runs(
             rows = compared({})
             if images[0].ok and not all(row.ok for row in rows):
                 if expected.keys() == found.keys():
-                    progress("torch again, nudged")
+                    progress("torch again, perturbed")
                     rows = compared(_growth(plan, data, start, expected, step))
                 rows = [*_told(recipe, rows, expected), *rows]
             rows = [*images, *rows]
@@ -154,14 +154,14 @@ def _growth(
 ) -> dict[str, float]:
     """Returns how far one roundoff at the start moves each array in torch alone."""
     growth = dict.fromkeys(expected, 0.0)
-    for nudge in range(NUDGES):
-        nudged = _engine(plan, start, "torch")
-        arrays = nudged.arrays()
-        nudged.restore({n: moved(a, nudge) for n, a in arrays.items()}, 0)
+    for draw in range(PERTURBATIONS):
+        perturbed = _engine(plan, start, "torch")
+        arrays = perturbed.arrays()
+        perturbed.restore({n: moved(a, draw) for n, a in arrays.items()}, 0)
         with Loader(data.train, plan.recipe) as loader:
             for batch in loader.batches(0, steps):
-                nudged.step(batch)
-        for name, array in nudged.arrays().items():
+                perturbed.step(batch)
+        for name, array in perturbed.arrays().items():
             by = deviation(array, expected[name]).l2
             growth[name] = max(growth[name], by)
     return growth

@@ -148,8 +148,8 @@ def reference(
     import torch
 
     from parity.judging.distance import deviation
-    from parity.running.nudge import NUDGE
-    from parity.running.torch_copies import nudge
+    from parity.running.perturbing import PERTURBATION
+    from parity.running.torch_copies import perturb
     from parity.weights import torch_state
     from parity.weights.twins import build
     from resnet_torch.optim import create_optimizer, train_step
@@ -161,7 +161,7 @@ def reference(
     def run(images: np.ndarray, *, moved: bool) -> dict[str, np.ndarray]:
         model = build("torch", config, state).double()
         if moved:
-            images = nudge(model, images, 0)
+            images = perturb(model, images, 0)
         before = torch_state.state(model)
         model.to(case.device)
         x = torch.from_numpy(images).to(case.device)
@@ -180,5 +180,8 @@ def reference(
     other = run(few, moved=True)
     return max(
         [depth(config) ** 0.5]
-        + [deviation(other[name], expected[name]).l2 / NUDGE for name in expected]
+        + [
+            deviation(other[name], expected[name]).l2 / PERTURBATION
+            for name in expected
+        ]
     )

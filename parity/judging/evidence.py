@@ -17,10 +17,10 @@ from parity.judging.kinks import Kink
 from parity.judging.reference import Growth, Reference, reference_of
 from parity.judging.tolerances import computed_twice
 from parity.machine import Precision, float32_precision
+from parity.running.kept import KeptArrays
 from parity.running.objective import Objective, loss_scale, objective_for
 from parity.running.pair import Pair
 from parity.running.seen import Seen
-from parity.running.spool import Spool
 from parity.running.taps import (
     AGAIN,
     NOTED,
@@ -197,7 +197,7 @@ class Phase:
     def torch_run(self) -> Run:
         """The torch network, as it is."""
         self._evidence.begin(f"torch in {self._evidence.arithmetic}{self._mode}")
-        values = Spool(self._evidence.folder)
+        values = KeptArrays(self._evidence.folder)
 
         def visit(quantity: Quantity, value: np.ndarray) -> None:
             if quantity.kind not in ("input", "kink"):
@@ -228,17 +228,17 @@ class Phase:
         """The Flax network, raised to float64, in a process of its own."""
         self._evidence.begin(f"Flax in float64{self._mode}, in its own process")
         program = self._flax_program(float64=True)
-        values = self._spooled(program.elsewhere())
+        values = self._kept(program.elsewhere())
         return self._of_flax(values, program.seen, float64=True)
 
     def _flax_here(self, *, jit: bool) -> Run:
         program = self._flax_program()
         with float32_precision(self._evidence.precision):
-            values = self._spooled(program.here(jit=jit))
+            values = self._kept(program.here(jit=jit))
         self._seen = program.seen
         return self._of_flax(values, program.seen)
 
-    def _of_flax(self, values: Spool, seen: Seen, *, float64: bool = False) -> Run:
+    def _of_flax(self, values: KeptArrays, seen: Seen, *, float64: bool = False) -> Run:
         tap = self._pair.names.tap
         dtypes = {tap(name): dtype for name, dtype in seen.dtypes.items()}
         ours, theirs = ({}, {})
@@ -316,15 +316,15 @@ class Phase:
             float64=float64,
         )
 
-    def _spooled(self, values: Iterable[tuple[Quantity, np.ndarray]]) -> Spool:
-        spool = Spool(self._evidence.folder)
+    def _kept(self, values: Iterable[tuple[Quantity, np.ndarray]]) -> KeptArrays:
+        kept = KeptArrays(self._evidence.folder)
         for quantity, value in values:
-            spool[quantity] = value
-        return spool
+            kept[quantity] = value
+        return kept
 
     def _measured(
         self,
-        values: Spool,
+        values: KeptArrays,
         dtypes: Mapping[str, str],
         way: Branch,
         uneven: Set[str] = frozenset(),

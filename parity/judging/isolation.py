@@ -14,8 +14,8 @@ from parity.judging.reference import Growth, Reference, Values, grown
 from parity.judging.tolerances import FLOAT64
 from parity.machine import Precision, float32_precision
 from parity.running.experiments import Callee, Experiment
-from parity.running.nudge import moved
 from parity.running.pair import Pair, Workbenches
+from parity.running.perturbing import moved
 from parity.running.seen import Seen
 from parity.running.taps import ModuleError, Quantity
 
@@ -37,7 +37,7 @@ class Isolation:
         found: by tap, then by network: ``"torch"``, ``"flax"``, ``"flax in float64"``.
         failed: by tap, why there is nothing to compare.
         left: taps that cannot be judged alone.
-        magnified: what a nudge moves each quantity by.
+        magnified: what a perturbation moves each quantity by.
     """
 
     reference: Reference
@@ -114,7 +114,7 @@ class _Laboratory:
         expected = self._expected(setup)
         found = self._networks(setup, expected)
         for draw in self.reference.draws:
-            moved = self.workbenches.run("torch", _nudged(setup, draw), float64=True)
+            moved = self.workbenches.run("torch", _perturbed(setup, draw), float64=True)
             for quantity, by in self._deviations(moved, expected).items():
                 growth = grown(by, self.found.magnified.get(quantity))
                 self.found.magnified[quantity] = growth
@@ -194,7 +194,7 @@ class _Laboratory:
         }
 
 
-def _nudged(setup: Experiment, draw: int) -> Experiment:
+def _perturbed(setup: Experiment, draw: int) -> Experiment:
     """The same with all that is given moved by float64's roundoff."""
     calls = [Callee(c.tap, moved(c.output, draw), c.gradient) for c in setup.calls]
     return Experiment(setup.tap, moved(setup.input, draw), setup.gradient, calls)

@@ -26,11 +26,11 @@ from parity.judging.tolerances import (
     growth_of_product,
     growth_of_sum,
 )
+from parity.running.kept import KeptArrays
 from parity.running.norms import Lost
-from parity.running.nudge import NUDGE
 from parity.running.objective import Objective
 from parity.running.pair import Pair
-from parity.running.spool import Spool
+from parity.running.perturbing import PERTURBATION
 from parity.running.taps import (
     AGAIN,
     LOSS,
@@ -47,7 +47,7 @@ from parity.weights.names import Shape
 
 Values = MutableMapping[Quantity, np.ndarray]
 ENOUGH = 2**22
-"""Values of all taps together, from which one nudge tells the growth."""
+"""Values of all taps together, from which one perturbation tells the growth."""
 
 NOTHING = 1e-13
 """Of the largest parameter's gradient: less is what rounding leaves of nothing."""
@@ -95,7 +95,7 @@ class Reference:
         return [tap for tap in self.shapes if path_of(tap) == "" and "@" not in tap]
 
     def run(
-        self, visit: Visit, *, branch: Branch | None = None, nudge: int | None = None
+        self, visit: Visit, *, branch: Branch | None = None, draw: int | None = None
     ) -> Calls:
         """Runs it once more.
 
@@ -103,10 +103,10 @@ class Reference:
             visit: called with each quantity and its value, which is only good until
                 the call returns.
             branch: where kinks shall go another way than its own.
-            nudge: with state and images moved by float64's roundoff, up or down as
+            draw: with state and images moved by float64's roundoff, up or down as
                 this draw says, and with what the sums of norms lose.
         """
-        how: Any = {} if nudge is None else {"nudge": nudge, "lost": self._lost}
+        how: Any = {} if draw is None else {"draw": draw, "lost": self._lost}
         return _run(
             *(self.pair, self.images, self.objective, visit), branch=branch, **how
         )
@@ -160,7 +160,7 @@ class Reference:
         """
         layers = sqrt(self._layers(quantity))
         by_l2, by_max = self._magnified.get(quantity, (1.0, 1.0))
-        if quantity == LOSS:  # one number, which a nudge may happen to leave alone
+        if quantity == LOSS:  # one number, which a draw may happen to leave alone
             of_output = self.growth(Quantity("output", self.outputs[-1]))
             by_l2, by_max = max(by_l2, of_output[0]), max(by_max, of_output[1])
         own = self._sums.get(quantity, 0.0)
@@ -169,7 +169,7 @@ class Reference:
     @cached_property
     def _magnified(self) -> dict[Quantity, Growth]:
         mode = "" if self.objective is None else " in training"
-        self.progress(f"torch in float64{mode}, nudged")
+        self.progress(f"torch in float64{mode}, perturbed")
         found: dict[Quantity, Growth] = {}
 
         def visit(quantity: Quantity, value: np.ndarray) -> None:
@@ -178,16 +178,17 @@ class Reference:
                 found[quantity] = grown(moved, found.get(quantity))
 
         for draw in self.draws:
-            self.run(visit, nudge=draw)
+            self.run(visit, draw=draw)
         return found
 
     @cached_property
     def _lost(self) -> dict[str, Lost]:
         """What serial sums lose of norms' outputs and inputs' gradients, by tap.
 
-        A nudge moves terms apart from each other, and their sum hardly. A serial sum
-        loses the same way at each step where its terms are equal, as gradients behind a
-        mean are, or all positive, as squares. Half types are summed up in float32.
+        A perturbation moves terms apart from each other, and their sum hardly. A serial
+        sum loses the same way at each step where its terms are equal, as gradients
+        behind a mean are, or all positive, as squares. Half types are summed up in
+        float32.
         """
         state = self.pair.torch.state()
         if any(array.dtype.itemsize == 2 for array in state.values()):
@@ -264,7 +265,7 @@ class Reference:
 
     @property
     def draws(self) -> range:
-        """How often to nudge: of few values one draw may happen to move nothing."""
+        """How often to perturb: of few values one draw may happen to move nothing."""
         values = sum(map(prod, self.shapes.values()))
         return range(min(max(ENOUGH // values, 1), 8))
 
@@ -274,7 +275,7 @@ class Reference:
         Args:
             quantity: what its experiment gives.
             tap: its call.
-            magnified: what a nudge moves the quantity by.
+            magnified: what a perturbation moves the quantity by.
         """
         kernel = self._state.get(f"{path_of(tap)}.weight")
         outputs, inputs = self.shapes[tap], self.input(tap).shape
@@ -384,7 +385,7 @@ def reference_of(
         progress: told what is about to be computed.
     """
     progress(f"torch in float64{'' if objective is None else ' in training'}")
-    values = Spool(folder)
+    values = KeptArrays(folder)
     images = images if isinstance(images, Mapping) else inputs_of(images)
     ask = [AGAIN, *pair.methods]
     calls = _run(pair, images, objective, values.__setitem__, ask=ask)
@@ -408,11 +409,11 @@ def _run(
 
 
 def grown(moved: Deviation | None, before: Growth | None) -> Growth:
-    """Returns the growth of what a nudge moved by so much, or that of another draw."""
+    """Returns the growth of what was moved by so much, or that of another draw."""
     by_l2, by_max = before or (1.0, 1.0)
     if moved is None:
         return by_l2, by_max
     return (
-        min(max(by_l2, moved.l2 / NUDGE), GROWTH_MOST),
-        min(max(by_max, moved.max / NUDGE), GROWTH_MOST),
+        min(max(by_l2, moved.l2 / PERTURBATION), GROWTH_MOST),
+        min(max(by_max, moved.max / PERTURBATION), GROWTH_MOST),
     )

@@ -32,7 +32,7 @@ GATE = "G1 steps"
 ATTEMPTS = 5
 
 DRAWS = 3
-"""Nudges from which the growth of rounding over all steps is told."""
+"""Perturbations from which the growth of rounding over all steps is told."""
 
 SAME_GRADIENT = 1e-8
 """Relative error of a gradient up to which what parts the networks is not the model."""
@@ -107,10 +107,10 @@ def compare_training(
             rows = _rows(pair, learnt, batches)
             kink = None
             if not all(row.ok for row in rows):
-                progress("torch once more, nudged")
+                progress("torch once more, perturbed")
                 kink = _kink(*(learnt[name][1] for name in ("torch", "flax")))
-                nudged = [torch_learn(batches, nudge=draw) for draw in range(DRAWS)]
-                rows = _rows(pair, learnt, batches, nudged)
+                perturbed = [torch_learn(batches, draw=draw) for draw in range(DRAWS)]
+                rows = _rows(pair, learnt, batches, perturbed)
                 if kink is None:
                     wrong = _before_parting(pair, rows, batches, learn)
                     told = _of_optimizer(pair, rows, batches, learn, objective)
@@ -154,14 +154,14 @@ def _rows(
     pair: Pair,
     learnt: Mapping[str, Learnt],
     batches: Sequence[Batch],
-    nudged: Sequence[Learnt] = (),
+    perturbed: Sequence[Learnt] = (),
 ) -> list[Row]:
     (model, torch_steps), (twin, flax_steps) = learnt["torch"], learnt["flax"]
     images = batches[-1].images
     after = pair.with_models(model, twin)
     expected, found = _in_torch(after, images), _in_flax(after, images)
     moved = dict.fromkeys(expected, 0.0)
-    for other, _ in nudged:
+    for other, _ in perturbed:
         values = _in_torch(pair.with_models(other, twin), images)
         for name, value in values.items():
             moved[name] = max(moved[name], deviation(value, expected[name]).l2)

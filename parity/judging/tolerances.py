@@ -39,17 +39,17 @@ def algebra_limit(kind: str, growth: float) -> float:
 AFTER_STEPS = 1e-10
 """Gate G1 after twenty training steps: parameters, buffers, losses, logits."""
 
-AFTER_STEPS_NUDGED = 1e-9
-"""What a nudge of one roundoff may move an entry by and still be believed.
+AFTER_STEPS_PERTURBED = 1e-9
+"""What a perturbation of one roundoff may move an entry by and still be believed.
 
 A bias before a batch norm has no effect: its gradient is all rounding errors, which
-Adam divides by their own size. Then the limit is sixteen times what the nudge does.
+Adam divides by their own size. Then the limit is sixteen times what that moves.
 """
 
 
 def steps_limit(moved: float) -> float:
-    """Returns the error that is granted after twenty steps, from what a nudge does."""
-    return max(AFTER_STEPS, 16 * min(moved, AFTER_STEPS_NUDGED))
+    """Returns the error that is granted after twenty steps, where one moves so much."""
+    return max(AFTER_STEPS, 16 * min(moved, AFTER_STEPS_PERTURBED))
 
 
 G1_FORWARD = FLOAT64["output"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from parity.running.dropping import dropping
-from parity.running.nudge import moved, nudged
+from parity.running.perturbing import moved, perturbed
 from parity.running.taps import blamed, parts
 from parity.weights.torch_state import to_numpy
 
@@ -99,12 +99,12 @@ def unfreeze(model: nn.Module) -> None:
         parameter.requires_grad_(parameter.is_floating_point())
 
 
-def nudge(model: nn.Module, inputs: Any, draw: int) -> Any:
+def perturb(model: nn.Module, inputs: Any, draw: int) -> Any:
     """Moves the state of a float64 model, and inputs, by about one roundoff."""
     with torch.no_grad():
         for tensor in [*model.parameters(), *model.buffers()]:
             if tensor.is_floating_point():
-                tensor.copy_(torch.from_numpy(nudged(to_numpy(tensor), draw)))
+                tensor.copy_(torch.from_numpy(perturbed(to_numpy(tensor), draw)))
     if not isinstance(inputs, Mapping):
-        return nudged(inputs, draw)
+        return perturbed(inputs, draw)
     return {name: moved(array, draw) for name, array in inputs.items()}

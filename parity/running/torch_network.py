@@ -13,8 +13,8 @@ from torch import nn
 from parity.running import torch_copies, torch_experiments, torch_runs
 from parity.running.experiments import Experiment
 from parity.running.norms import Lost, Norm
-from parity.running.nudge import nudged
 from parity.running.objective import Objective
+from parity.running.perturbing import perturbed
 from parity.running.taps import (
     Batch,
     Branch,
@@ -104,11 +104,11 @@ class TorchNetwork:
         *,
         ask: Sequence[str] = (),
         float64: bool = False,
-        nudge: int | None = None,
+        draw: int | None = None,
         lost: Mapping[str, Lost] = torch_runs.NOTHING,
     ) -> Calls:
         """Runs it in evaluation mode."""
-        model, inputs = self._ready(inputs, float64=float64, nudge=nudge)
+        model, inputs = self._ready(inputs, float64=float64, draw=draw)
         return torch_runs.forward(model, inputs, visit, ask=ask, lost=lost)
 
     def training(
@@ -120,18 +120,18 @@ class TorchNetwork:
         training: bool = True,
         branch: Branch | None = None,
         float64: bool = False,
-        nudge: int | None = None,
+        draw: int | None = None,
         lost: Mapping[str, Lost] = torch_runs.NOTHING,
     ) -> Calls:
         """Runs it forwards and backwards, by default in training mode."""
-        how: Any = {"training": training, "float64": float64, "nudge": nudge}
+        how: Any = {"training": training, "float64": float64, "draw": draw}
         model, inputs = self._ready(inputs, **how)
         return torch_runs.train(
             model, inputs, objective, visit, branch=branch, lost=lost
         )
 
     def _ready(
-        self, inputs: Inputs, *, nudge: int | None, float64: bool, **how: Any
+        self, inputs: Inputs, *, draw: int | None, float64: bool, **how: Any
     ) -> tuple[nn.Module, Inputs]:
         model = self._copy(float64=float64, **how)
         if float64:
@@ -139,8 +139,8 @@ class TorchNetwork:
                 name: array.astype(np.float64) if array.dtype.kind == "f" else array
                 for name, array in inputs.items()
             }
-        if nudge is not None:
-            inputs = torch_copies.nudge(model, inputs, nudge)
+        if draw is not None:
+            inputs = torch_copies.perturb(model, inputs, draw)
         return model, inputs
 
     def learn(
@@ -150,13 +150,13 @@ class TorchNetwork:
         *,
         label_smoothing: float,
         loss_scale: float,
-        nudge: int | None = None,
+        draw: int | None = None,
     ) -> Learnt:
         """Trains a copy in float64."""
         model = self._copy(training=True, float64=True)
-        if nudge is not None:
-            torch_copies.nudge(model, {}, nudge)
-            batches = [Batch(nudged(b.images, nudge), b.labels) for b in batches]
+        if draw is not None:
+            torch_copies.perturb(model, {}, draw)
+            batches = [Batch(perturbed(b.images, draw), b.labels) for b in batches]
         steps = torch_runs.learn(
             *(model, batches, config),
             label_smoothing=label_smoothing,

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_map_only
 import resnet_torch.optim
 from parity.running.folds import Folding
 from parity.running.norms import Lost
-from parity.running.nudge import NUDGE
 from parity.running.objective import Objective
+from parity.running.perturbing import PERTURBATION
 from parity.running.taps import (
     INPUT,
     LOSS,
@@ -93,7 +93,7 @@ def forward(
                 visit(Quantity("input", tap), value_of(it.x))
             y = it.result()
             if tap in lost and it.x is not None:
-                y = lossy(y, it.x, lost[tap], NUDGE)
+                y = lossy(y, it.x, lost[tap], PERTURBATION)
             for name, part in _tapped(calls, it, tap, y):
                 visit(Quantity("output", name), value_of(part))
             return y
@@ -160,7 +160,7 @@ def train(
                 version = it.x._version
             y = it.result()
             if tap in lost and it.x is not None:
-                y = lossy(y, it.x, lost[tap], NUDGE)
+                y = lossy(y, it.x, lost[tap], PERTURBATION)
             if isinstance(y, Tensor) and y.is_floating_point():
                 if not y.requires_grad and torch.is_grad_enabled():
                     # Before the first parameter, or behind a detach in the module.

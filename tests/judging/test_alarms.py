@@ -91,8 +91,8 @@ def test_roundings_of_a_sum_grow_by_its_length_and_by_what_cancels_in_it():
     sums = terms.sum(0, dtype=np.float64)
     terms[-1] -= (sums * 15 / 16).astype(np.float32)  # most of it cancels
     sums = terms.sum(0, dtype=np.float64)
-    nudge = np.linalg.norm(terms, axis=0)
-    magnified = float(np.linalg.norm(nudge) / np.linalg.norm(sums))
+    perturbation = np.linalg.norm(terms, axis=0)
+    magnified = float(np.linalg.norm(perturbation) / np.linalg.norm(sums))
     error = deviation(terms.cumsum(0, dtype=np.float32)[-1], sums).l2
     by_length = growth_of_product(len(terms))
     assert error > arithmetic_floor("float32", max(by_length, magnified))

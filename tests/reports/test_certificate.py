@@ -32,7 +32,7 @@ RECIPE = Recipe(name="resnet18", overrides={"num_classes": 7}).to_dict()
 Change = Callable[[dict[str, Any]], Any]
 
 
-def _nudge(state: dict[str, np.ndarray]) -> None:
+def _perturb(state: dict[str, np.ndarray]) -> None:
     weight = state["layer2.1.conv2.weight"]
     weight[3, 2, 1, 0] = np.nextafter(weight[3, 2, 1, 0], np.float32(9))
 
@@ -68,7 +68,7 @@ def test_the_same_check_confirms_every_figure(path: Path):
 
 
 def test_one_unit_in_the_last_place_of_one_weight_does_not(path: Path):
-    found = _report(_nudge)
+    found = _report(_perturb)
     assert found.ok  # both have it: only the certificate can tell
     said = differences(read_certificate(path), found)
     assert said[0].startswith("weights.torch: ")
@@ -347,7 +347,7 @@ def test_a_bit_that_a_half_type_drops_is_seen(call: Called, tmp_path: Path):
 
     state = parity.state_dict(model)
     before = parity.cast(state, "bfloat16")
-    _nudge(state)
+    _perturb(state)
     after = parity.cast(state, "bfloat16")
     assert all(np.array_equal(before[name], after[name]) for name in state)
     parity.save(weights, state, config=TINY, overwrite=True)

@@ -166,8 +166,8 @@ def test_a_hand_over_in_float32_moves_a_run_no_more_than_roundoffs_do(name: str)
     for draw in range(3):
         engine = engine_of("torch", one, DATA)
         engine.restore(_moved(engine.arrays(), draw), 0)
-        _, nudged = trained(engine, one, DATA, 0, engine.plan.steps)
-        for array, value in nudged.items():
+        _, perturbed = trained(engine, one, DATA, 0, engine.plan.steps)
+        for array, value in perturbed.items():
             off = deviation(value, expected[array]).l2
             growth[array] = max(growth[array], off)
     for before, after in HAND_OVERS[2:]:

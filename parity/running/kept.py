@@ -14,7 +14,7 @@ from parity.running.taps import Quantity
 _SMALL = 2**16
 
 
-class Spool(MutableMapping[Quantity, np.ndarray]):
+class KeptArrays(MutableMapping[Quantity, np.ndarray]):
     """Quantities in order; large ones in a folder of their own.
 
     What equals one of the last arrays put in is kept once: a module is mostly given
