@@ -204,7 +204,7 @@ def _require_tensor(x: object) -> None:
             "got a nested tensor; the network takes images of one size: "
             "torch.stack(...)"
         )
-    if x.layout not in (torch.strided, torch._mkldnn):
+    if x.layout != torch.strided and not x.is_mkldnn:
         raise ValueError(
             f"got a tensor of {x.layout}; the network takes dense ones: x.to_dense()"
         )
