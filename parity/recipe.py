@@ -25,7 +25,7 @@ from parity.weights.state import DTYPES, load_state_dict
 from parity.weights.twins import ABSTRACT
 from resnet_spec import OptimizerConfig, ResNetConfig, resolve
 from resnet_spec.printable import plain
-from resnet_spec.settings import Settings, invalid
+from resnet_spec.settings import Settings, invalid, is_plain
 
 # A recipe may be a stranger's: more than these would take hours, or all memory.
 _MOST_WEIGHTS, _MOST_BLOCKS, _MOST_VALUES, _MOST_STEPS = 2**28, 1024, 2**27, 10_000
@@ -143,9 +143,10 @@ class Recipe(Settings):
     optimizer: str | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for field, (allows, allowed) in _FIELDS.items():
-            self._check(field, allows(getattr(self, field)), allowed)
+            value = getattr(self, field)
+            self._check(field, is_plain(value) and allows(value), allowed)
+        super().__post_init__()
         if self.optimizer is not None and not self.steps:
             raise FieldError(
                 f"optimizer is {self.optimizer!r}, but steps is 0: nothing is trained; "

@@ -27,7 +27,7 @@ class Settings:
         for field in dataclasses.fields(self):
             value = as_plain(getattr(self, field.name))
             allowed = "a plain value, or a tuple of some"
-            self._check(field.name, _is_plain(value), allowed)
+            self._check(field.name, is_plain(value), allowed)
             self._set(field.name, value)
 
     def to_json(self) -> str:
@@ -130,9 +130,10 @@ def as_plain(value: Any) -> Any:
         return value
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
+    """Says whether a value is one of numbers, texts and what holds such."""
     if isinstance(value, tuple | list):
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     if isinstance(value, Mapping):
-        return all(map(_is_plain, (*value, *value.values())))
+        return all(map(is_plain, (*value, *value.values())))
     return value is None or isinstance(value, int | float | str | Settings)
