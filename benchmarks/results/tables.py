@@ -21,7 +21,7 @@ from benchmarks.results.figures import (
     ours_of,
     single,
 )
-from benchmarks.results.growth import Growth
+from benchmarks.results.growth import Growth, fit
 
 HEADS = (
     *("mode", "ms", "95 %", "quartiles", "images/s", "of ceiling", "speed", "95 %"),
@@ -94,16 +94,13 @@ def of_growth(growths: Sequence[Growth]) -> Table:
     The work's slope is that of the floating-point operations, or of a file's bytes.
     """
     heads = (
-        *("along", "mode", "from", "to", "ms at these", "MiB", "time's slope"),
+        *("along", "mode", "from … to", "ms at these", "MiB", "time's slope"),
         *("memory's slope", "work's slope", "time over work", ""),
     )
     table = make_table("growth: b of cost ~ x^b", heads)
     for it in growths:
-        first, last = (f"{x:,.0f}" for x in (it.points[0], it.points[-1]))
         table.add_row(
-            *(it.sweep, it.mode, first, last),
-            f"{_ms(it.times[0])} … {_ms(it.times[-1])}",
-            f"{it.memory[0] / 2**20:,.0f} … {it.memory[-1] / 2**20:,.0f}",
+            *(it.sweep, it.mode, *_ends(it)),
             *(_slope(s) for s in (it.time_slope, it.memory_slope)),
             *(f"{it.work_slope:.2f}", _slope(it.by_work[0])),
             "" if it.ok else "[red]faster than the work[/]",
@@ -201,6 +198,30 @@ def _markdown(results: Results) -> Iterator[str]:
                     for it in (by.get("torch"), by.get("flax"))
                 ]
                 yield f"| {theirs} | {' | '.join(speeds)} |"
+    if growths := fit(results):
+        yield "\n**Growth**\n"
+        yield (
+            "Costs as powers of what grows, and of the work: the floating-point "
+            "operations, or a file's bytes. Where time or memory over the work is 1, "
+            "twice the work takes twice as much; programs are made once for each depth."
+        )
+        heads = ("along", "mode", "from … to", "ms", "MiB")
+        yield f"\n| {' | '.join(heads)} | time over work | memory over work |"
+        yield "|---|---|--:|--:|--:|--:|--:|"
+        for it in growths:
+            cells = (it.sweep, it.mode, *_ends(it), *map(_slope, it.by_work))
+            yield f"| {' | '.join(cells)} |"
+
+
+def _ends(it: Growth) -> tuple[str, str, str]:
+    """The first and the last of the points, times and memory, in words."""
+    pairs = [(values[0], values[-1]) for values in (it.points, it.times, it.memory)]
+    points, times, memory = pairs
+    return (
+        " … ".join(f"{x:,.0f}" for x in points),
+        " … ".join(map(_ms, times)),
+        " … ".join(f"{size / 2**20:,.0f}" for size in memory),
+    )
 
 
 def _cells(it: Figures) -> tuple[str, ...]:
