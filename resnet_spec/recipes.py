@@ -9,7 +9,7 @@ from typing import Any
 from resnet_spec.optim import NO_DECAY, OF_RULE
 from resnet_spec.settings import invalid, shown
 from resnet_spec.spelling import did_you_mean
-from resnet_spec.training import TrainingRecipe
+from resnet_spec.training import TrainingRecipe, unused
 
 _IMAGENET_V1 = TrainingRecipe(
     batch=256,
@@ -167,8 +167,8 @@ def with_fields(recipe: TrainingRecipe, **fields: Any) -> TrainingRecipe:
     rule = fields.get("optimizer", recipe.optimizer)
     if rule != recipe.optimizer:
         left += set(OF_RULE[recipe.optimizer]).difference(OF_RULE.get(rule, ()))
-    if fields.get("decay", "milestones") != "milestones":
-        left.append("milestones")
+    before = {name: getattr(recipe, name) for name in defaults}
+    left += set(unused(before | fields)).difference(unused(before))
     for name in left:
         fields.setdefault(name, defaults[name])
     return dataclasses.replace(recipe, **fields)

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from resnet_spec.config import ResNetConfig
 from resnet_spec.optim import OptimizerConfig, Rule, Schedule
 from resnet_spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from resnet_spec.settings import Settings, as_plain, is_count, is_number
+from resnet_spec.settings import Settings, as_plain, invalid, is_count, is_number
 from resnet_spec.variants import resolve
 
 Augment = Literal["none", "trivial", "randaugment"]
@@ -41,6 +41,29 @@ _UP_TO_ONE = (
 )
 _FROM_ZERO = ("mixup", "cutmix", "learning_rate", "end_learning_rate", "warmup_epochs")
 _MOST_SIDE, _MOST_BATCH, _MOST_STEPS = 2**12, 2**16, 2**24  # float32 counts so far
+
+
+_ONLY_WITH: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "crop_scale": ("crop", ("random-resized",)),
+    "crop_ratio": ("crop", ("random-resized",)),
+    "augment_operations": ("augment", ("randaugment",)),
+    "augment_magnitude": ("augment", ("randaugment",)),
+    "milestones": ("decay", ("milestones",)),
+    "gamma": ("decay", ("milestones",)),
+    "end_learning_rate": ("decay", ("linear", "cosine")),
+    "warmup_factor": ("warmup_epochs", ()),
+    "ema_every": ("ema_decay", ()),
+}
+"""Field → what it is for: another field, and its values; ``()`` are all but 0."""
+
+
+def unused(fields: Mapping[str, Any]) -> list[str]:
+    """Returns the fields of a recipe that do nothing, for what others are."""
+    return [
+        name
+        for name, (other, values) in _ONLY_WITH.items()
+        if not (fields[other] in values if values else fields[other])
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,10 +255,22 @@ class TrainingRecipe(Settings):
         fits = fits and all(is_number(m) and 0 < m < 1 for m in self.milestones)
         fits = fits and all(a < b for a, b in pairwise(self.milestones))
         self._check("milestones", fits, "rising parts of the run, between 0 and 1")
-        used = (self.decay == "milestones") == (self.milestones != ())
-        self._check("milestones", used, "given with decay 'milestones', else left out")
+        given = self.decay != "milestones" or self.milestones != ()
+        self._check("milestones", given, "given with decay 'milestones'")
+        self._check_unused()
         self._check_network()
         self.optimizer_config(2**20)  # refuses what no optimiser has
+
+    def _check_unused(self) -> None:
+        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        for one in dataclasses.fields(self):
+            if one.name in unused(values) and values[one.name] != one.default:
+                other, _ = _ONLY_WITH[one.name]
+                allowed = f"{one.default!r} with {other} {values[other]!r}, which "
+                raise invalid(one.name, values[one.name], f"{allowed}ignores it")
+        together = self.norm == "global" or self.drop_path == 0
+        alone = f"0 with norm {self.norm!r}: parts are left out on one device alone"
+        self._check("drop_path", together, alone)
 
     def _check_lengths(self) -> None:
         for name in _COUNTS:
@@ -271,6 +306,8 @@ class TrainingRecipe(Settings):
         part = self.batch // self.accumulate
         fits = part % max(self.groups, 1) == 0
         self._check("norm", fits, f"of groups that divide {part} images")
+        few = self.repeats <= self.batch
+        self._check("repeats", few, f"at most batch, {self.batch}")
         # One would be half of itself and half of its neighbour.
         mixes = self.mixup == self.cutmix == 0 or self.batch > 1
         self._check("batch", mixes, "above 1 with mixup or cutmix")
