@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
+from resnet_flax.norm import GroupNorm
 from resnet_flax.resnet import ResNet
 from resnet_spec import OptimizerConfig, Schedule
 
@@ -177,7 +178,7 @@ def train_step(
     return total / accumulate
 
 
-NORMS = (nnx.BatchNorm, nnx.GroupNorm, nnx.LayerNorm)
+NORMS = (nnx.BatchNorm, nnx.GroupNorm, nnx.LayerNorm, GroupNorm)
 
 LOSSES: dict[str, Callable[..., Float[Array, ""]]] = {
     "cross-entropy": cross_entropy,

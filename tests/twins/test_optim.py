@@ -12,13 +12,18 @@ import optax
 import pytest
 import torch
 from flax import nnx
+from timm.optim import param_groups_weight_decay
 from torch import nn
 
 import resnet_flax.optim
+import resnet_spec
 import resnet_torch.optim
 from parity.judging.distance import deviation
 from parity.judging.tolerances import G1_FORWARD
+from parity.weights.names import torch_name
+from parity.weights.twins import abstract_flax, abstract_torch
 from resnet_spec import OptimizerConfig, Schedule
+from resnet_spec.optim import NO_DECAY
 from tests.support.optimizers import (
     CONSTANT,
     OPTIMIZERS,
@@ -242,3 +247,26 @@ def test_so_does_a_resumed_one_of_flax(config: OptimizerConfig):
         whole, resumed = flax_path(make), flax_path(make, resume_at=7)
     for name, value in whole.items():
         np.testing.assert_array_equal(resumed[name], value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet18", "resnet50_gn", "seresnet50", "ecaresnet26t", "resnest14d"),
+        *("resnetrs50", "senet154", "resnetblur18", "resnet18_1d"),
+    ],
+)
+@pytest.mark.parametrize("kinds", [("norm",), ("bias",), NO_DECAY])
+def test_the_same_does_not_decay_in_both_and_in_timm(name: str, kinds: tuple[str, ...]):
+    config = resnet_spec.get_config(name)
+    model = abstract_torch(config)
+    rule = sgd(schedule=CONSTANT, weight_decay=0.1, no_decay=kinds)
+    found = resnet_torch.optim.undecayed(model, rule)
+    theirs = resnet_flax.optim.undecayed(abstract_flax(config), rule)
+    assert {torch_name(own, {}) for own in theirs} == found
+    assert found
+    if kinds == NO_DECAY:
+        few, _ = param_groups_weight_decay(model, 0.1)
+        assert few["weight_decay"] == 0
+        kept = {id(parameter) for parameter in few["params"]}
+        assert {n for n, p in model.named_parameters() if id(p) in kept} == found
