@@ -159,4 +159,13 @@ def versions(backend: Backend) -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "unknown"
-    return found | {"decoder": decoder()}
+    return found | {"decoder": decoder(), "threads": str(_threads(backend))}
+
+
+def _threads(backend: Backend) -> int:
+    if backend == "torch":
+        import torch
+
+        return torch.get_num_threads()
+    own = getattr(os, "sched_getaffinity", None)  # XLA starts one for each
+    return len(own(0)) if own else os.cpu_count() or 1

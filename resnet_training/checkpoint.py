@@ -27,6 +27,9 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 _KEPT = "last-*.safetensors"
 
 
+_DIGEST = "recipe_sha256"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """Where a run stands.
@@ -65,8 +68,11 @@ class Progress:
         """
         try:
             recipe = TrainingRecipe.of(told["recipe"])
+            if told.get(_DIGEST, recipe.sha256) != recipe.sha256:
+                raise ValueError("its recipe is not the one that it names")
             classes = tuple(map(str, told["classes"]))
-            return cls(**told | {"recipe": recipe, "classes": classes})
+            rest = {name: value for name, value in told.items() if name != _DIGEST}
+            return cls(**rest | {"recipe": recipe, "classes": classes})
         except (KeyError, TypeError, ValueError) as error:
             what = f"what it says of its training cannot be read ({error})"
             raise CheckpointError(
@@ -75,12 +81,9 @@ class Progress:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it for JSON."""
-        return {
-            one.name: asdict(self.recipe)
-            if one.name == "recipe"
-            else getattr(self, one.name)
-            for one in fields(self)
-        }
+        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        digest = {_DIGEST: self.recipe.sha256}
+        return found | {"recipe": asdict(self.recipe)} | digest
 
 
 def write(

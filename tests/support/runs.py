@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {
     "batch": 8,
     "size": 12,
     "evaluation_resize": 12,
-    "steps": 12,
+    "steps": 20,
     "dtype": "float64",
 }
 

@@ -279,12 +279,13 @@ def test_each_process_reads_its_share_of_the_images_only(fields: dict[str, Any])
         ({"norm": "groups=2"}, 1, "norm 'groups=2', for 2 devices, and this run has 1"),
         ({"norm": "groups=2"}, 1, "torchrun --nproc-per-node 2"),
         ({"batch": 7}, 4096, "it must be a multiple of 4096"),
+        ({"drop_path": 0.1}, 2, "use one, or --drop-path 0"),
     ],
 )
 def test_devices_that_do_not_fit_a_recipe_are_refused(
     fields: dict[str, Any], devices: int, said: str
 ):
-    with pytest.raises(ValueError, match=r"norm|batch") as caught:
+    with pytest.raises(ValueError, match=r"norm|batch|drop_path") as caught:
         check_devices(recipe(**fields), devices)
     assert said in str(caught.value)
 

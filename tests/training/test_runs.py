@@ -14,12 +14,13 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from rich.console import Console
 from safetensors.numpy import load_file
 
 import parity
@@ -27,6 +28,7 @@ from parity.errors import CheckpointError, InputError
 from parity.judging.distance import deviation
 from parity.judging.tolerances import AFTER_STEPS
 from parity.weights.digest import differing_bits, digest
+from resnet_cli.training import _bar
 from resnet_spec import TrainingRecipe
 from resnet_training import BEST, LAST, Options, Seen, begin, resume
 from resnet_training.engine import Backend
@@ -143,21 +145,6 @@ def test_a_run_that_is_killed_at_any_moment_ends_the_same(times: int, tmp_path: 
     assert sorted(p.name for p in folder.iterdir() if p.name.startswith(".")) == []
 
 
-@pytest.fixture(scope="session")
-def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real files, two classes of colours; not to be changed."""
-    root = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 12), ("val", 5)):
-        for label, name in enumerate(("night sky", "wüste")):
-            (root / part / name).mkdir(parents=True)
-            for i in range(count):
-                noise = rng.integers(0, 80, (20, 24, 3)) + 150 * label
-                image = Image.fromarray(noise.astype(np.uint8))
-                image.save(root / part / name / f"{i}.jpg")
-    return root
-
-
 COMMAND = (
     *("--recipe", "cifar-paper", "--batch", "4", "--size", "16"),
     *("--evaluation-resize", "16", "--set", "layers=[1,1,1]"),
@@ -189,10 +176,97 @@ def test_the_command_trains_predicts_and_evaluates(
         assert [g["class"] for g in tops[framework]] == ["wüste", "night sky"]
 
 
-_COMMAND = "from resnet_cli.main import main; main()"
+_COMMAND = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from resnet_cli.main import main; main()"
+)
+"""Where the tests run in the background, programs start deaf to Ctrl-C."""
 
 
-def test_sigterm_saves_and_says_how_to_go_on(folder_of_images: Path, tmp_path: Path):
+def test_the_command_goes_on_in_the_other_framework_and_back(
+    call: Called, folder_of_images: Path, tmp_path: Path
+):
+    run = tmp_path / "run"
+    small = (*COMMAND, "--steps", 6, "--dtype", "float64")
+    call("train", folder_of_images, *small, "--backend", "flax", "--out", run,
+         "--stop-at", 2)  # fmt: skip
+    goes_on = ("train", folder_of_images, "--resume", run)
+    _, said = call(*goes_on, "--backend", "torch", "--stop-at", 4)
+    assert "from step 2" in said
+    assert "saved after step 4" in said
+    out, _ = call(*goes_on, "--backend", "flax")
+    assert "done: 6 steps" in out
+    recipe = TrainingRecipe.from_json((run / "recipe.json").read_text())
+    begin(tmp_path / "whole", _opened(folder_of_images), recipe).to()
+    found, expected = (load_file(f / LAST) for f in (run, tmp_path / "whole"))
+    for name, array in expected.items():
+        assert deviation(found[name], array).l2 <= AFTER_STEPS, name
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_broken_image_stops_a_run_or_is_counted(
+    skip: bool, call: Called, folder_of_images: Path, tmp_path: Path
+):
+    data, run = tmp_path / "images", tmp_path / "run"
+    shutil.copytree(folder_of_images, data)
+    broken = [data / "train" / "wüste" / "3.jpg", data / "val" / "night sky" / "1.jpg"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:40])
+    if not skip:
+        _, said = call("train", data, *COMMAND, "--out", run, code=2)
+        *_, said = said.splitlines()
+        assert str(broken[0]) in said
+        assert "--skip-broken" in said
+        return
+    small = (*COMMAND, "--skip-broken")
+    _, said = call("train", data, *small, "--out", run, "--stop-at", 9)
+    assert "could not be read" in said
+    assert str(broken[0]) in said
+    call("train", data, "--resume", run, "--skip-broken")
+    call("train", data, *small, "--out", tmp_path / "whole")
+    same_files(run, tmp_path / "whole")
+    last = [line for line in read(run) if "right" in line][-1]
+    assert last["images"] == 9
+
+
+def test_the_bar_says_how_a_run_goes(monkeypatch: pytest.MonkeyPatch):
+    shown = StringIO()
+    terminal = partial(Console, file=shown, force_terminal=True, width=120)
+    monkeypatch.setattr(
+        "resnet_cli.training.Console", lambda stderr: terminal(legacy_windows=False)
+    )
+    with _bar(8, shown=True) as watch:
+        watch(Seen(3, 8, 1.25, None, 40.0, 2.0))
+        watch(Seen(4, 8, 0.75, 0.625, 41.0, 2.0))
+    said = shown.getvalue()
+    assert "loss 0.7500, accuracy 62.50%, 41 images/s" in said
+    assert "4/8" in said
+    assert re.search(r"\d:\d\d:\d\d|-:--:--", said)  # the time that is left
+
+
+def test_events_for_tensorboard_need_no_framework(tmp_path: Path):
+    program = (
+        "import sys; from pathlib import Path\n"
+        "sys.modules |= dict.fromkeys(('torch', 'jax', 'flax', 'tensorflow'))\n"
+        "from resnet_training.metrics import Metrics\n"
+        "metrics = Metrics(Path(sys.argv[1]), 0, tensorboard=True)\n"
+        "metrics.write([{'step': 1, 'loss': 0.5}]); metrics.close()"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"loss" in events.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
+)
+def test_asked_to_end_it_saves_and_says_how_to_go_on(
+    number: int, code: int, folder_of_images: Path, tmp_path: Path
+):
     run = tmp_path / "run"
     arguments = ["train", str(folder_of_images), *COMMAND, "--steps", "4000"]
     process = subprocess.Popen(
@@ -205,9 +279,9 @@ def test_sigterm_saves_and_says_how_to_go_on(folder_of_images: Path, tmp_path: P
         if len(read(run)) > 20:
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 143
+    process.send_signal(number)
+    _, said = process.communicate(timeout=600)
+    assert process.returncode == code
     assert f"--resume {run}" in said
     steps = [line["step"] for line in read(run)]
     at = resume(run, _opened(folder_of_images)).at
