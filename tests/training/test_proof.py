@@ -22,7 +22,8 @@ from tests.support.command import Called
 from tests.support.runs import drawn, recipe
 
 DATA = drawn()
-SGD = recipe(weight_decay=0.1, no_decay=("norm", "bias"), flip=0.5)
+# Its rate falls after six steps.
+SGD = recipe(steps=12, weight_decay=0.1, no_decay=("norm", "bias"), flip=0.5)
 ADAM = recipe(optimizer="adamw", learning_rate=1e-3, decay="constant", milestones=())
 STEPS = 8  # of which six are an epoch and a half
 
