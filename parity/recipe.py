@@ -209,7 +209,7 @@ class Recipe(Settings):
         return resolve(self.name, **self.overrides)
 
     def choose(self, progress: Progress = lambda done, total: None) -> Chosen:
-        """Finds the weights; see :func:`parity.weights.twins.weights_for`."""
+        """Finds the weights; see :func:`parity.files.sources.weights_for`."""
         return weights_for(
             self.config,
             self.weights,

@@ -26,7 +26,7 @@ def fuse(model: ResNet) -> ResNet:
     is that of the network that it was made from.
 
     ``parity.check(resnet_torch.fuse(a), resnet_flax.fuse(b), images,
-    gates=tuple(parity.FORWARD))`` proves two of them equal.
+    gates=parity.FORWARD)`` proves two of them equal.
 
     Args:
         model: a network of this package; it stays as it is, and shares no array.

@@ -90,9 +90,16 @@ def _quantiles(sample: np.ndarray, *parts: float) -> list[float]:
     pairs = [(int(low), min(int(low) + 1, sample.size - 1)) for low, _ in places]
     ordered = np.partition(sample, sorted({index for pair in pairs for index in pair}))
     return [
-        float(ordered[low] + (ordered[high] - ordered[low]) * between)
+        _between(float(ordered[low]), float(ordered[high]), between)
         for (low, high), (_, between) in zip(pairs, places, strict=True)
     ]
+
+
+def _between(low: float, high: float, part: float) -> float:
+    """Rounds as ``np.quantile`` does, whose digits certificates have."""
+    if part < 0.5:
+        return low + (high - low) * part
+    return high - (high - low) * (1 - part)
 
 
 def product(one: np.ndarray, other: np.ndarray) -> float:

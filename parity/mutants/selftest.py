@@ -66,7 +66,7 @@ def self_test(
     """Checks twins with known faults, and twins without.
 
     Args:
-        numbers: of the mutants, as in :data:`parity.mutants.MUTANTS`; by default a few
+        numbers: of the mutants, as in :data:`parity.mutants.catalogue.MUTANTS`; by default a few
             of every kind, in less than a minute.
         progress: told the name of each.
 

@@ -1,4 +1,4 @@
-"""Twins without data, and the weights that a user asks for by name, file or seed."""
+"""Twins without data, and with a state."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def build(framework: str, config: ResNetConfig, state: dict[str, np.ndarray]) ->
     Args:
         framework: ``"torch"`` or ``"flax"``.
         config: the network.
-        state: in float32, as :func:`weights_for` returns it.
+        state: in float32, as ``weights_for`` finds it.
     """
     model = ABSTRACT[framework](config)
     load_state_dict(model, state)
