@@ -7,11 +7,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from benchmarks.measuring import inputs
 from benchmarks.measuring.worker import Job, Runner
 from benchmarks.plans.cases import DEPTHS
 from benchmarks.runners.flax_twin import runner
+from parity.weights.dialects.dialect import write
+from parity.weights.dialects.recognising import require_dialect
+from resnet_spec import get_config
 
 
 def build(job: Job) -> Runner:
@@ -47,42 +51,6 @@ def _flaxmodels(depth: int, state: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
 
     make = getattr(flaxmodels, f"ResNet{depth}")
     model = make(output="logits", pretrained=None, normalize=False)
-    return model, flaxmodels_variables(state)
-
-
-def flaxmodels_variables(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns a torch state under flaxmodels' names: blocks and layers, counted."""
-    variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
-    leaves = {
-        "running_mean": ("batch_stats", "mean"),
-        "running_var": ("batch_stats", "var"),
-        "bias": ("params", "bias"),
-    }
-    blocks: list[str] = []
-    kind = "Bottleneck" if "layer1.0.conv3.weight" in state else "BasicBlock"
-    for name, array in state.items():
-        path, _, leaf = name.rpartition(".")
-        if leaf == "num_batches_tracked":
-            continue
-        top = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
-        if path.startswith("layer"):
-            block = ".".join(path.split(".")[:2])
-            if block not in blocks:
-                blocks.append(block)
-            place = f"{kind}_{blocks.index(block)}"
-            top = {key: tree.setdefault(place, {}) for key, tree in top.items()}
-        layer = path.split(".", 2)[-1] if path.startswith("layer") else path
-        last = 3 if kind == "Bottleneck" else 2
-        if layer == "fc":
-            found = "Dense_0"
-        elif layer.startswith("downsample"):
-            found = ("Conv" if layer.endswith("0") else "BatchNorm") + f"_{last}"
-        else:
-            sort = "Conv" if layer.startswith("conv") else "BatchNorm"
-            found = f"{sort}_{int(layer[-1]) - 1}"
-        collection, key = leaves.get(leaf, ("params", "scale"))
-        if leaf == "weight" and array.ndim > 1:
-            key = "kernel"
-            array = array.transpose((2, 3, 1, 0) if array.ndim == 4 else (1, 0))
-        top[collection].setdefault(found, {})[key] = array
-    return variables
+    config = get_config(f"resnet{depth}")
+    theirs = write(require_dialect("flaxmodels"), config, state)
+    return model, unflatten_dict(theirs, sep=".")

@@ -12,10 +12,11 @@ import keras
 import numpy as np
 
 import resnet_spec
-from benchmarks.keras_names import torch_name
 from benchmarks.measuring import inputs
 from benchmarks.measuring.flops import flops
 from benchmarks.measuring.worker import Job, Runner
+from parity.weights.dialects.dialect import write
+from parity.weights.dialects.recognising import require_dialect
 from parity.weights.samples import random_state
 from parity.weights.state import entries
 from parity.weights.twins import abstract_torch
@@ -30,12 +31,11 @@ def build(job: Job) -> Runner:
     state = random_state(entries(abstract_torch(config)), seed=case.seed)
     make: Any = keras.applications.ResNet50  # its annotations know no None
     model = make(weights=None, classifier_activation=None, input_shape=(*case.size, 3))
-    axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+    theirs = write(require_dialect("keras"), config, state)
     for layer in model.layers:
         for weight in layer.weights:
             leaf = weight.path.rpartition("/")[2]
-            value = state[torch_name(layer.name, leaf)]
-            weight.assign(value.transpose(axes[value.ndim]))
+            weight.assign(theirs[f"{layer.name}.{leaf}"])
     weights = job.folder / f"{job.mode.name}-weights.npz"
     np.savez(weights, allow_pickle=False, **state)
     images, _ = inputs.read_batch(job.folder, job.case)

@@ -66,8 +66,8 @@ def self_test(
     """Checks twins with known faults, and twins without.
 
     Args:
-        numbers: of the mutants, as in :data:`parity.mutants.catalogue.MUTANTS`; by default a few
-            of every kind, in less than a minute.
+        numbers: of the mutants, as in :data:`parity.mutants.catalogue.MUTANTS`; by
+            default a few of every kind, in less than a minute.
         progress: told the name of each.
 
     Returns:

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import parity
-from benchmarks.keras_names import torch_name
 from parity.judging.distance import deviation
 from parity.judging.tolerances import G1_FORWARD
+from parity.weights.dialects.recognising import recognise
 from resnet_spec import get_config
 from tests.support.networks import flax_like, random_torch, run_flax
 
@@ -75,14 +75,8 @@ def _twin_of(keras: dict[str, np.ndarray], name: str) -> Any:
     """Returns a torch twin in float64 with the weights of Keras's network."""
     settings = {"conv_bias": True, "norm_eps": 1.001e-5, "num_classes": 10}
     model = random_torch(get_config(name).replace(**settings)).double().eval()
-    axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
-    state = {
-        torch_name(*name.split(".")): value.transpose(axes[value.ndim])
-        for name, value in keras.items()
-        if "." in name
-    }
-    counts = {k: v for k, v in parity.state_dict(model).items() if v.dtype == np.int64}
-    parity.load_state_dict(model, state | counts)
+    found = recognise({n: value for n, value in keras.items() if "." in n}, "keras")
+    parity.load_state_dict(model, found.arrays)
     return model
 
 
