@@ -93,11 +93,20 @@ def test_an_engine_computes_what_the_network_does_for_every_shape(
 
 
 @pytest.mark.parametrize(
-    "twin", ["torch", pytest.param("flax", marks=pytest.mark.slow)]
+    ("twin", "engine"),
+    [
+        ("torch", "openvino"),
+        ("flax", "xla"),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in (
+                *(("torch", "inductor"), ("torch", "onnxruntime")),
+                *(("flax", "openvino"), ("flax", "onnxruntime")),
+            )
+        ),
+    ],
 )
-@pytest.mark.parametrize(
-    "engine", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)]
-)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
 def test_an_engine_passes_the_gates(twin: str, engine: str):
     x = images(SMALL, 40, 33).astype(np.float32)
     run = _compiled(twin, SMALL, engine)
