@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,14 @@ TESTS = {
 """What is asked there, and by which flags: the twins' gates; and runs of both engines,
 each on the device that it finds. Elsewhere the last is asked with all other tests."""
 
+_TWINS = ("torch", "jax", "flax", "optax", "safetensors", "jaxtyping")
+NEEDS = {
+    "tests": (*_TWINS, "pytest", "hypothesis", "matplotlib", "torchvision", "rich"),
+    "ceilings": _TWINS,
+    "bench": (*_TWINS, "rich", "scipy"),
+}
+"""What each stage imports, of what a machine may lack."""
+
 CEILINGS = ("float32", "tf32", "bfloat16")
 
 
@@ -63,9 +72,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for found in measure(chosen.ceilings_of, small=small):
             print(json.dumps(found), flush=True)
         return 0
+    stages = chosen.only or [*NEEDS]
+    needed = dict.fromkeys(name for stage in stages for name in NEEDS[stage])
+    if lacking := [name for name in needed if find_spec(name) is None]:
+        print(
+            f"error: {sys.executable} lacks {', '.join(lacking)}; install them, or "
+            "leave a stage out with --only",
+            file=sys.stderr,
+        )
+        return 2
     chosen.out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + chosen.seconds
-    stages = chosen.only or ["tests", "ceilings", "bench"]
     watched: dict[str, subprocess.Popen[bytes]] = {}
     if "tests" in stages:
         for name, (flags, tests) in TESTS.items():
@@ -143,7 +160,7 @@ def measure(arithmetic: str, *, small: bool) -> Iterator[dict[str, Any]]:
 
 def _tests(which: Sequence[str], small: bool) -> list[str]:
     options = ["-v", "-rA", "-W", "default", "-p", "no:cacheprovider", "--durations=9"]
-    if not small:
+    if not small and find_spec("xdist") is not None:
         options += ["-n", "6"]
     return ["-m", "pytest", *which, *options]
 

@@ -10,7 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import accelerator
 from benchmarks.results import file
+
+
+def test_what_a_machine_lacks_is_said_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    lacking = {"torchvision", "optax"}
+    monkeypatch.setattr(
+        accelerator, "find_spec", lambda name: None if name in lacking else object()
+    )
+    out = tmp_path / "out"
+    assert accelerator.main(["--out", str(out)]) == 2
+    assert "lacks optax, torchvision; install them" in capsys.readouterr().err
+    assert accelerator.main(["--out", str(out), "--only", "bench"]) == 2
+    assert "lacks optax; install them" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.exhaustive
