@@ -31,6 +31,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
 
 from benchmarks.torchvision_import import import_torchvision
 
@@ -98,6 +99,21 @@ def pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
     theirs.load_state_dict(random_torch("resnet18").state_dict())
     torch.save(theirs.state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real files, two classes of colours; not to be changed."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 12), ("val", 5)):
+        for label, name in enumerate(("night sky", "wüste")):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                noise = rng.integers(0, 80, (20, 24, 3)) + 150 * label
+                image = Image.fromarray(noise.astype(np.uint8))
+                image.save(root / part / name / f"{i}.jpg")
+    return root
 
 
 LEFT = (

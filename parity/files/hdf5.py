@@ -38,7 +38,7 @@ def library() -> Any:
     except ImportError as error:
         raise CheckpointError(
             "is HDF5, and reading or writing that needs h5py",
-            advice="Install it with `pip install resnet-twins[keras-files]`",
+            advice="Install it with `pip install 'resnet-twins[keras-files]'`",
         ) from error
     return h5py
 

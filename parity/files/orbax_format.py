@@ -32,7 +32,7 @@ _UNFINISHED = ".orbax-checkpoint-tmp"
 _MAX_FILES = 2**16
 _MAX_DEPTH = 16
 _MAX_NAME = 2**14  # letters: the database takes keys of 64 KiB
-_INSTALL = "Install it with `pip install resnet-twins[flax]`"
+_INSTALL = "Install it with `pip install 'resnet-twins[flax]'`"
 
 
 def is_folder(path: Path) -> bool:

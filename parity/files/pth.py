@@ -76,7 +76,7 @@ def _unpickle(file: BinaryIO, kind: str) -> Content:
     except ImportError as error:
         raise CheckpointError(
             "is a .pth, and reading one needs torch. Install it with "
-            "`pip install resnet-twins[torch]`, or convert the file to .safetensors"
+            "`pip install 'resnet-twins[torch]'`, or convert the file to .safetensors"
         ) from error
     try:
         with torch.serialization.safe_globals(_inert()):

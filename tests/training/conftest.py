@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from resnet_training.arrays import of_arrays
 from resnet_training.folders import ImageFolder
@@ -30,18 +27,3 @@ def arrays() -> Data:
         val_images=noise(10, 40, 44, seed=1),
         val_labels=labels[:10],
     )
-
-
-@pytest.fixture(scope="session")
-def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real files, two classes of colours; not to be changed."""
-    root = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 12), ("val", 5)):
-        for label, name in enumerate(("night sky", "wüste")):
-            (root / part / name).mkdir(parents=True)
-            for i in range(count):
-                noise = rng.integers(0, 80, (20, 24, 3)) + 150 * label
-                image = Image.fromarray(noise.astype(np.uint8))
-                image.save(root / part / name / f"{i}.jpg")
-    return root
