@@ -77,7 +77,7 @@ def test_the_network_is_its_two_halves_in_both_twins(kind: str):
 
 
 def test_features_before_the_logits_are_timms():
-    theirs = timm.create_model("resnet18").double().eval()
+    theirs: Any = timm.create_model("resnet18").double().eval()
     model = resnet_torch.create_model("resnet18", dtype=torch.float64).eval()
     parity.load_state_dict(model, theirs.state_dict())
     x = torch.from_numpy(images(model.config, 40, 33))

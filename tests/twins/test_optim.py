@@ -12,7 +12,7 @@ import optax
 import pytest
 import torch
 from flax import nnx
-from timm.optim import param_groups_weight_decay
+from timm.optim._param_groups import param_groups_weight_decay
 from torch import nn
 
 import resnet_flax.optim
