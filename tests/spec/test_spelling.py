@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+import parity
 import resnet_spec
+from parity.judging.report import GateResult, Row
 from resnet_spec import get_config, list_models, resolve
 from tests.support.networks import TINY
 
@@ -133,3 +135,36 @@ def test_a_copy_of_the_source_has_a_version_too(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_version_is_read_only_when_asked_for():
     assert "__version__" not in vars(resnet_spec)
+
+
+def test_a_report_is_true_if_it_passed_and_gates_are_tuples_of_names():
+    for ok in (True, False):
+        report = parity.Report((GateResult("G0", "rows", (Row("a", ok),)),), {}, {})
+        assert bool(report) is report.ok is ok
+    for names in (parity.FORWARD, parity.TRAINING, parity.GATES):
+        assert isinstance(names, tuple)
+        assert all(isinstance(name, str) for name in names)
+    assert set(parity.FORWARD) | set(parity.TRAINING) <= set(parity.GATES)
+
+
+def test_no_public_name_is_lost():
+    kept = {
+        "parity": (
+            *("FORWARD", "GATES", "TRAINING", "CheckpointError", "Conversion"),
+            *("DownloadError", "Layer", "Loaded", "OutputError", "Report", "StateDict"),
+            *("adapt_in_channels", "cast", "check", "compare_modules", "convert"),
+            *("compare_training", "digest_of", "download", "entries", "layers", "load"),
+            *("load_image", "load_state_dict", "random_images", "random_state", "save"),
+            *("self_test", "state_dict"),
+        ),
+        "resnet_torch": ("ResNet", "create_model", "fuse"),
+        "resnet_flax": ("ResNet", "create_model", "fuse", "winograd"),
+        "resnet_spec": (
+            *("OptimizerConfig", "Printed", "PublishedWeights", "ResNetConfig"),
+            *("Schedule", "class_names", "closest_name", "describe", "find_name"),
+            *("get_config", "get_weights", "list_models", "list_weights", "printed"),
+            *("published_sha256", "resolve"),
+        ),
+    }
+    for package, names in kept.items():
+        assert set(names) <= set(import_module(package).__all__), package
