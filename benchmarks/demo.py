@@ -35,12 +35,12 @@ def main(photo: Path) -> int:
         folder = Path(name)
         source, there = folder / f"{NAME}.pth", folder / f"{NAME}.safetensors"
         back = folder / f"{NAME}-back.pth"
-        _step(f"a {NAME} checkpoint as torchvision saves it")
+        headline(f"a {NAME} checkpoint as torchvision saves it")
         author = _write_checkpoint(source)
         print(f"{source.name}: {source.stat().st_size:,} bytes, saved by {author};")
         print(f"random weights, seed {SEED} (not trained: its classes mean nothing)")
 
-        _step("to safetensors and back")
+        headline("to safetensors and back")
         for done in (parity.convert(source, there), parity.convert(there, back)):
             print(f"{done.source.name} -> {done.target.name}: {done.entries} entries,")
             print(f"  sha256 of the values {done.sha256}")
@@ -53,14 +53,14 @@ def main(photo: Path) -> int:
         if differences:
             return 1
 
-    _step(f"both twins on {photo.name}, in float32 and float64, every layer")
+    headline(f"both twins on {photo.name}, in float32 and float64, every layer")
     images = parity.load_image(photo)
     torch_model, flax_model = (build(f, config, states[1]) for f in ("torch", "flax"))
     gates = ("G0", "G1", "G2", "G5")
     report = parity.check(torch_model, flax_model, images, gates=gates)
     print(report)
 
-    _step("first timings, one photograph")
+    headline("first timings, one photograph")
     print(_timings(torch_model, flax_model, images))
     return 0 if report.ok else 1
 
@@ -114,7 +114,8 @@ def _timings(
     return table(heads, rows)
 
 
-def _step(what: str) -> None:
+def headline(what: str) -> None:
+    """Prints what comes next."""
     print(f"\n== {what}\n", flush=True)
 
 

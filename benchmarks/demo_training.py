@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.demo import headline
 from parity.text import table
 from resnet_spec import TrainingRecipe, get_recipe
 from resnet_training import (
@@ -82,7 +83,7 @@ def recipe(network: str, **fields: Any) -> TrainingRecipe:
 
 def main(out: Path) -> int:
     data = digits()
-    _step("cifar_resnet20 on real digits: five epochs in torch, five in Flax")
+    headline("cifar_resnet20 on real digits: five epochs in torch, five in Flax")
     folder = out / "resnet20"
     first = begin(folder, data, recipe("cifar_resnet20"), "torch")
     half = first.plan.steps // 2
@@ -95,7 +96,7 @@ def main(out: Path) -> int:
             print(f"that is less than {LEAST:.0%}")
             return 1
 
-    _step("depth with shortcuts and without, the same recipe, lr 0.03, in torch")
+    headline("depth with shortcuts and without, the same recipe, lr 0.03, in torch")
     rows, curves = [], {}
     for name in NETWORKS:
         started = time.process_time()
@@ -156,10 +157,6 @@ def _draw(path: Path, curves: dict[str, Sequence[float]]) -> None:
         axes.legend()
     plain.set(ylabel="training loss", ylim=(0, None))
     figure.savefig(path, dpi=110, metadata={"Software": None})
-
-
-def _step(what: str) -> None:
-    print(f"\n== {what}\n", flush=True)
 
 
 if __name__ == "__main__":

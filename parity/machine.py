@@ -23,7 +23,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": processor(),
         "processors": os.cpu_count(),
-        "versions": {package: _version(package) for package in _PACKAGES},
+        "versions": {package: version_of(package) for package in _PACKAGES},
     }
     if (torch := sys.modules.get("torch")) is not None:
         found["torch"] = {
@@ -50,7 +50,8 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Returns the version of what is installed; ``None`` if it is not."""
     try:
         return version(package)
     except PackageNotFoundError:

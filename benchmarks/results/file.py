@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from benchmarks.plans.cases import Plan
 from parity.errors import InputError, OutputError
 from parity.files.atomic import replacing
 from parity.inputs import read_text
-from parity.machine import processor
+from parity.machine import processor, version_of
 
 FORMAT = 2
 _MOST_BYTES = 2**26
@@ -39,7 +38,7 @@ def environment(plan: Plan, threads: int) -> dict[str, Any]:
         "changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: v for name in PACKAGES if (v := _version(name))},
+        "versions": {name: v for name in PACKAGES if (v := version_of(name))},
         "device": _device(plan),
         "processors": os.cpu_count(),
         "threads": threads,
@@ -126,10 +125,3 @@ def _device(plan: Plan) -> str:
         )
         return done.stdout.strip() or "none"
     return processor()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

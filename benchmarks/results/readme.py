@@ -73,15 +73,12 @@ def _short(found: Results) -> Iterator[str]:
         times = {row["mode"]: it.time.value for row, it in figures(case)}
         ours = ours_of(case)
         cells = [
-            _ms(times[ours[name]]) if name in ours else "" for name in ("torch", "flax")
+            tables.milliseconds(times[ours[name]]) if name in ours else ""
+            for name in ("torch", "flax")
         ]
         others = sorted(bests(case), key=lambda mode: times[mode])
-        cells += [f"{_ms(times[o])} ({o})" for o in others[:1]] or [""]
+        cells += [f"{tables.milliseconds(times[o])} ({o})" for o in others[:1]] or [""]
         yield f"| {case['key']} | {' | '.join(cells)} |"
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.3g}" if seconds < 1 else f"{seconds * 1000:,.0f}"
 
 
 def _between(page: Path, start: str, end: str, made: str) -> str:

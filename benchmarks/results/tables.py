@@ -126,7 +126,7 @@ def of_conversion(results: Results) -> Table | None:
         times = [median(times) for times in (*parts, rest, row["copy"])]
         table.add_row(
             *(row["network"], f"{row['bytes'] / 1e6:.0f}"),
-            *map(_ms, times),
+            *map(milliseconds, times),
             f"{times[3] / times[4]:.2f}",
             f"{row['memory'] / row['bytes']:.2f}",
         )
@@ -181,7 +181,7 @@ def _markdown(results: Results) -> Iterator[str]:
         for row, it in pairs:
             speed = f"{it.speed.value:.2f} ({it.speed.low:.2f}–{it.speed.high:.2f})"
             cells = (
-                *(row["what"], _ms(it.time.value), f"{it.rate:.1f}", speed),
+                *(row["what"], milliseconds(it.time.value), f"{it.rate:.1f}", speed),
                 *(_share(it), f"{it.compiling:.1f} s", _memory(it)),
             )
             yield f"| {' | '.join(cells)} |"
@@ -219,7 +219,7 @@ def _ends(it: Growth) -> tuple[str, str, str]:
     points, times, memory = pairs
     return (
         " … ".join(f"{x:,.0f}" for x in points),
-        " … ".join(map(_ms, times)),
+        " … ".join(map(milliseconds, times)),
         " … ".join(f"{size / 2**20:,.0f}" for size in memory),
     )
 
@@ -227,7 +227,11 @@ def _ends(it: Growth) -> tuple[str, str, str]:
 def _cells(it: Figures) -> tuple[str, ...]:
     low, high = it.quartiles
     return (
-        *(_ms(it.time.value), _interval(it.time, 1000), f"{_ms(low)} … {_ms(high)}"),
+        *(
+            milliseconds(it.time.value),
+            _interval(it.time, 1000),
+            f"{milliseconds(low)} … {milliseconds(high)}",
+        ),
         *(f"{it.rate:.1f}", _share(it), f"{it.speed.value:.2f}", _interval(it.speed)),
         *(f"{it.compiling:.1f} s", _memory(it)),
     )
@@ -242,7 +246,8 @@ def _memory(it: Figures) -> str:
     return f"{built} / {running} MiB"
 
 
-def _ms(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """Returns a time as tables have it: three digits, whole above a second."""
     return f"{seconds * 1000:.3g}" if seconds < 1 else f"{seconds * 1000:,.0f}"
 
 
