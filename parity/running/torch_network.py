@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from inspect import ismethod
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from parity.running.taps import (
     Learnt,
     Quantity,
     Visit,
+    answers,
 )
 from parity.running.torch_norms import norms
 from parity.weights import torch_state
@@ -89,9 +89,9 @@ class TorchNetwork:
             or (training and not any(f"{path}.".startswith(f"{p}.") for p in inside))
         }
 
-    def has(self, method: str) -> bool:
-        """Whether it has a method of this name."""
-        return ismethod(getattr(self._model, method, None))
+    def has(self, ask: str) -> bool:
+        """Whether it can be asked for this, of :data:`parity.running.taps.ASKED`."""
+        return answers(self._model, ask)
 
     def output_shapes(self, inputs: Inputs) -> dict[str, Shape]:
         """Returns the shape of what it gives, or of its parts, by name."""
