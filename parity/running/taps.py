@@ -98,7 +98,8 @@ class Calls:
 
     ``callers`` has, for the name of each call, that of the call that it was made in;
     ``dtypes`` what its output was computed in; ``plain`` are those that were given one
-    array, and gave one; ``folds`` are functions whose derivative jumps.
+    array, and gave one; ``folds`` are functions whose derivative jumps; ``rectified``
+    has the largest value that rectifiers were given, by the call that they are in.
     """
 
     def __init__(self) -> None:
@@ -106,6 +107,7 @@ class Calls:
         self.dtypes: dict[str, str] = {}
         self.plain: set[str] = set()
         self.folds: dict[str, Any] = {}
+        self.rectified: dict[str, float] = {}
         self._open: list[str] = []
         self._counts: Counter[str] = Counter()
 

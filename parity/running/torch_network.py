@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from parity.running import torch_copies, torch_experiments, torch_runs
+from parity.running import torch_copies, torch_experiments, torch_norms, torch_runs
 from parity.running.experiments import Experiment
 from parity.running.norms import Lost, Norm
 from parity.running.objective import Objective
@@ -69,6 +69,11 @@ class TorchNetwork:
     def fixed(self) -> set[str]:
         """The modules that stay in evaluation mode."""
         return {path for path, _ in torch_copies.fixed_modules(self._model)}
+
+    @property
+    def norms_at(self) -> set[str]:
+        """Where its norms are, whatever they sum over."""
+        return {*torch_norms.paths(self._model)}
 
     @property
     def random(self) -> dict[str, float]:
