@@ -229,3 +229,15 @@ def test_a_factor_that_a_half_types_rounding_would_hide_is_seen(
     (row,) = found.gate("G2 isolated").failures
     larger = float(re.findall(r"by a factor of (\S+)", row.note)[0])
     assert abs(larger - factor) < 0.2 * (factor - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_another_eps_hides_in_one_norm_of_a_half_type_as_the_limits_say(dtype: str):
+    model = random_torch(TINY).to(getattr(torch, dtype))
+    twin = flax_like(model, dtype)
+    twin.layer2[0].bn1.eps = 1e-2
+    gates = ("G2 isolated", "G2 training isolated")
+    found = parity.check(model, twin, RANDOM, gates=gates)
+    seen = () if dtype == "bfloat16" else ("layer2.0.bn1",)
+    assert found.culprits == seen
