@@ -19,6 +19,8 @@ import parity
 import resnet_torch
 from parity.images import random_images
 from parity.judging.blind import _of_inputs, _of_state
+from resnet_flax import layers
+from tests.support.command import Called
 from tests.support.networks import TINY, flax_like, random_torch
 from tests.support.pairs import IMAGES, Mine, ReLU, Theirs, compared, pooled
 
@@ -241,3 +243,12 @@ def test_another_eps_hides_in_one_norm_of_a_half_type_as_the_limits_say(dtype: s
     found = parity.check(model, twin, RANDOM, gates=gates)
     seen = () if dtype == "bfloat16" else ("layer2.0.bn1",)
     assert found.culprits == seen
+
+
+def test_the_commands_default_check_sees_a_rectifier_that_ends_at_6(
+    call: Called, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(layers.ReLU, "__call__", lambda self, x: nnx.relu6(x))
+    shallow = ("--set", "layers=[1]", "--set", "widths=[16]", "--forward", "--brief")
+    out, _ = call("check", "cifar_resnet20", *shallow, code=1)
+    assert "; wrong by itself: relu, layer1.0.relu, layer1.0.relu@2\n" in out
