@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def blind_spots(several: Sequence[Evidence], *, training: bool) -> list[str]:
     first, *others = (
         [
             *(line for x in evidence.images.values() for line in _of_inputs(x)),
-            *_of_state(evidence.states["torch"]),
+            *_of_state(evidence.states["torch"], evidence.pair.torch.norms_at),
             *_of_activations(
                 evidence, evidence.training if training else evidence.forward
             ),
@@ -46,14 +46,29 @@ def _of_inputs(x: np.ndarray) -> Iterator[str]:
         yield "one input: what mixes up a batch, or its statistics, does not show"
     elif len(x) and (x == x[:1]).all():
         yield "all inputs are equal: what mixes up a batch does not show"
+    if x.ndim > 1 and x[:1].size > 1 and _constant(x, 1):
+        yield "each input is one value throughout: no place or channel is told apart"
+        return
     if x.ndim > 1 and x.shape[1] > 1 and (x == x[:, :1]).all():
         yield "all channels are equal: their order does not show"
+    if x.ndim > 2 and x[:1, :1].size > 1 and _constant(x, 2):
+        yield "each channel is one value throughout: no place is told apart"
+        return
     if x.ndim == 4 and x.shape[2] == x.shape[3]:
         yield "the inputs are square: height and width mixed up may not show"
 
 
-def _of_state(state: Mapping[str, np.ndarray]) -> Iterator[str]:
-    norms = [n.removesuffix("running_var") for n in state if n.endswith("running_var")]
+def _constant(x: np.ndarray, axes: int) -> bool:
+    """Whether there is one value at each index of so many first axes."""
+    flat = x.reshape(*x.shape[:axes], -1)
+    return bool((flat == flat[..., :1]).all())
+
+
+def _of_state(
+    state: Mapping[str, np.ndarray], norms_at: Collection[str] = ()
+) -> Iterator[str]:
+    found = [n.removesuffix("running_var") for n in state if n.endswith("running_var")]
+    norms = dict.fromkeys([*found, *(f"{path}." if path else "" for path in norms_at)])
     fresh = []
     for leaf, value in _DEFAULTS.items():
         found = [state[norm + leaf] for norm in norms if norm + leaf in state]
@@ -74,13 +89,20 @@ def _of_state(state: Mapping[str, np.ndarray]) -> Iterator[str]:
 
 
 def _of_activations(evidence: Evidence, phase: Phase) -> Iterator[str]:
-    rectifiers = evidence.pair.torch.relus
-    outputs = [
-        value
-        for quantity, value in phase.reference.values.items()
-        if quantity.kind == "output" and path_of(quantity.name) in rectifiers
+    reference = phase.reference
+    rectified = reference.calls.rectified
+    paths = evidence.pair.jax.paths
+    inside = [
+        largest
+        for tap, largest in rectified.items()
+        if reference.has_state(tap) or path_of(tap) not in paths
     ]
-    if outputs and max(map(np.max, outputs)) <= BOUND:
+    if inside and max(inside) <= BOUND:
+        yield (
+            f"no rectifier that is not judged alone gave more than {BOUND:g}: one that "
+            "ends there, as relu6, does not show"
+        )
+    elif rectified and max(rectified.values()) <= BOUND:
         yield (
             f"no rectifier gave more than {BOUND:g}: one that ends there, as relu6, "
             "shows in the isolated gates alone"

@@ -12,7 +12,7 @@ import numpy as np
 
 from parity.judging.blind import blind_spots
 from parity.judging.evidence import Evidence
-from parity.judging.gates import FORWARD, GATES, judge
+from parity.judging.gates import FORWARD, GATES, TRAINING, judge
 from parity.judging.layouts import told_by_values
 from parity.judging.report import Report
 from parity.judging.wishes import Wish, together
@@ -176,12 +176,19 @@ def compare_modules(
             said.append(_TOLD.format(_named(neither), "taken for (n, h, w, c)"))
         evidence = several[0]
         found = [[judge(gate, one) for gate in gates] for one in several]
-        shapes, hidden = {}, []
+        shapes, quantities, hidden = {}, {}, []
         with suppress(ModuleError):  # then the gates have said so
             forward = not set(gates).isdisjoint(FORWARD)
             phase = evidence.forward if forward else evidence.training
             shapes = phase.reference.shapes if gates else {}
             hidden = blind_spots(several, training=not forward) if gates else []
+            if len(several) == 1:
+                quantities = {
+                    gate: evidence.phase_of(
+                        training=gate in TRAINING
+                    ).reference.all_shapes
+                    for gate in gates
+                }
     results = [wish.granted(together(of_one)) for of_one in zip(*found, strict=True)]
     setting = {
         "config": _config(torch_module),
@@ -196,7 +203,7 @@ def compare_modules(
         **environment(),
     }
     hidden = (*wish.vain(results), *said, *hidden)
-    return Report(tuple(results), shapes, setting, hidden)
+    return Report(tuple(results), shapes, setting, hidden, quantities)
 
 
 _TOLD = "height, width and channels of {} are equal: {}; layouts= says which it is"

@@ -145,6 +145,10 @@ class Evidence:
             }
         return Phase(self, images, training=True)
 
+    def phase_of(self, *, training: bool) -> Phase:
+        """Returns the runs of training mode, or of evaluation mode."""
+        return self.training if training else self.forward
+
 
 class Phase:
     """The runs of one mode.

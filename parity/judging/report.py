@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any
 
 from parity.judging.distance import ratio
+from parity.running.taps import Quantity
 from parity.text import table
 from parity.weights.names import Shape
 
@@ -22,12 +23,17 @@ class Report:
         shapes: shape of every tap of the reference, in the order of computation.
         setting: what was checked and with what: versions, threads, digests.
         hidden: what inputs and weights kept from being seen, a line each.
+        quantities: by gate, the shape of all that the reference has in its mode; empty
+            where there were several batches.
     """
 
     gates: tuple[GateResult, ...]
     shapes: Mapping[str, Shape]
     setting: Mapping[str, Any]
     hidden: tuple[str, ...] = ()
+    quantities: Mapping[str, Mapping[Quantity, Shape]] = field(
+        default_factory=dict, repr=False
+    )
 
     @property
     def ok(self) -> bool:

@@ -11,7 +11,7 @@ from jax import Array
 
 from parity.mutants.blocks import beside
 from resnet_flax.attention import SqueezeExcite
-from resnet_flax.blocks import BasicBlock
+from resnet_flax.blocks import BasicBlock, Bottleneck
 from resnet_flax.layers import BlurPool2d, Conv1d, GroupNorm, Sigmoid
 
 
@@ -62,6 +62,32 @@ class BlurredBeforeRelu(BasicBlock):
         assert self.aa is not None
         blurred: Any = self.aa(out)  # type: ignore[operator]
         out = self.bn2(self.conv2(self.relu(blurred)))
+        return self.relu(out + beside(self, x))
+
+
+class BehindBottlenecksAddition(Bottleneck):
+    """Weighs the sum, not the branch."""
+
+    def __call__(self, x: Array) -> Array:
+        """Computes the block."""
+        assert self.bn2 is not None
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        assert self.se is not None
+        weighed: Any = self.se(self.bn3(self.conv3(out)) + beside(self, x))  # type: ignore[operator]
+        return self.relu(weighed)
+
+
+class BottleneckBlurredBeforeRelu(Bottleneck):
+    """Blurs what the middle rectifier should have been given first."""
+
+    def __call__(self, x: Array) -> Array:
+        """Computes the block."""
+        assert self.bn2 is not None
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        assert self.aa is not None
+        blurred: Any = self.aa(out)  # type: ignore[operator]
+        out = self.bn3(self.conv3(self.relu(blurred)))
         return self.relu(out + beside(self, x))
 
 

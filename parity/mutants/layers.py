@@ -149,3 +149,20 @@ class LinearWithoutBias(nnx.Linear):
     def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
         """Multiplies."""
         return inputs @ self.kernel[...]
+
+
+class NoReLU(ReLU):
+    """Rectifies nothing."""
+
+    def __call__(self, x: Array) -> Array:
+        """Returns what it is given."""
+        return x
+
+
+class HalfOfItsChannels(Conv2d):
+    """Makes half of its channels."""
+
+    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+        """Convolves, without the other half."""
+        out = super().__call__(inputs)
+        return out.at[..., out.shape[-1] // 2 :].set(0)

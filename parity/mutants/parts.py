@@ -1,8 +1,8 @@
-"""Faults of what only some networks have: attention, group norms, blurs, stems."""
+"""Faults of what only some networks have: attention, group norms, stems, drops."""
 
 from __future__ import annotations
 
-from parity.mutants import attentions, splits
+from parity.mutants import attentions, drops, layers, pools, splits
 from parity.mutants.mutant import at, everywhere
 from resnet_flax.layers import GroupNorm
 
@@ -131,6 +131,78 @@ PARTS = (
         "layer2.0.aa",
         splits.WithoutZeros,
         network="split",
+    ),
+    at(
+        71,
+        "attention behind a bottleneck's addition",
+        "layer1.0",
+        attentions.BehindBottlenecksAddition,
+        network="ECA",
+    ),
+    at(
+        74,
+        "a bottleneck blurred before ReLU",
+        "layer2.0",
+        attentions.BottleneckBlurredBeforeRelu,
+        network="blurred bottleneck",
+    ),
+    at(
+        83,
+        "tiered stem padded SAME",
+        "conv1.0",
+        {"padding": "SAME"},
+        network="tiered",
+    ),
+    at(
+        84,
+        "a wide stem's second ReLU missing",
+        "conv1.5",
+        layers.NoReLU,
+        network="wide",
+    ),
+    at(
+        85,
+        "one pixel of four for their mean",
+        "layer2.0.aa",
+        pools.Subsampled,
+        network="average",
+    ),
+    at(
+        86,
+        "a first convolution reduced twice",
+        "layer1.0.conv1",
+        layers.HalfOfItsChannels,
+        network="reduced",
+    ),
+    at(
+        87,
+        "a branch scaled by its chance in evaluation",
+        "layer2.0.drop_path",
+        drops.ScaledPath,
+        network="drops",
+    ),
+    at(
+        87,
+        "another share of images that pass by",
+        "layer2.0.drop_path",
+        {"drop_prob": 0.3},
+        gates=("G1 training",),
+        network="drops",
+    ),
+    at(
+        88,
+        "a map scaled by its chance in evaluation",
+        "layer3.0.drop_block",
+        drops.ScaledBlock,
+        network="drops",
+    ),
+    at(
+        88,
+        "another share of a map that is dropped",
+        "layer3.0.drop_block",
+        {"drop_prob": 0.3},
+        gates=("G1 training",),
+        network="drops",
     ),
 )
 """Faults of what only some networks have."""

@@ -68,7 +68,6 @@ POINTS = (
         blocks.WithoutMiddleRelu,
         network="bottleneck",
     ),
-    # Scaled, so that every rectifier has something beyond 6.
     everywhere(33, "relu6", "relu", ReLU, layers.ReLU6),
     everywhere(34, "leaky ReLU 0.01", "relu", ReLU, layers.LeakyReLU),
 )

@@ -12,13 +12,17 @@ from parity.errors import InputError
 from parity.inputs import read_text
 from parity.judging.report import Report
 from parity.judging.tolerances import (
-    CERTIFIED_DIGITS,
     CERTIFIED_ERROR,
     CERTIFIED_LIMIT,
     CERTIFIED_ROUNDINGS,
-    CERTIFIED_SIZE,
-    SAME_FIGURE,
     UNIT_ROUNDOFF,
+)
+from parity.reports.certified import (
+    Rules,
+    alike,
+    is_number,
+    of_one_quantity,
+    sizes_of,
 )
 
 FORMAT = "resnet-twins certificate 2"
@@ -102,8 +106,8 @@ def differences(certificate: Mapping[str, Any], report: Report) -> list[str]:
     same machine, with the same versions and threads, so must be all else, every figure
     to the last bit. Elsewhere, which :func:`elsewhere` says, errors may be ten times
     larger or smaller, or lost in rounding, limits four times, and other places may be
-    the worst. Every row must then agree with itself: an error with the norms that it is
-    one of, a verdict with error and limit.
+    the worst. Every row must then agree with itself, see
+    :class:`parity.reports.certified.Rules`.
 
     Args:
         certificate: from :func:`read_certificate`.
@@ -120,18 +124,23 @@ def differences(certificate: Mapping[str, Any], report: Report) -> list[str]:
     names = [[gate["gate"] for gate in r["gates"]] for r in pair]
     if names[0] != names[1]:
         return [*found, f"gates: {names[0]} are certified, here {names[1]}"]
-    unit = UNIT_ROUNDOFF.get(new["setting"].get("arithmetic"), UNIT_ROUNDOFF["float32"])
+    arithmetic = new["setting"].get("arithmetic")
+    arithmetic = arithmetic if arithmetic in UNIT_ROUNDOFF else "float32"
+    unit = UNIT_ROUNDOFF[arithmetic]
     for old, gate in zip(*(r["gates"] for r in pair), strict=True):
         exact = UNIT_ROUNDOFF["float64"]
         rounding = exact if gate["gate"].startswith("G1") else unit
-        found += _differing(old, gate, None if here else rounding)
+        shapes = report.quantities.get(gate["gate"], {})
+        sizes = sizes_of(new, training="training" in gate["gate"])
+        rules = Rules(gate["gate"], arithmetic, rounding, shapes, sizes)
+        found += _differing(old, gate, None if here else rules)
     return found
 
 
 def _differing(
-    old: Mapping[str, Any], new: Mapping[str, Any], unit: float | None
+    old: Mapping[str, Any], new: Mapping[str, Any], rules: Rules | None
 ) -> list[str]:
-    """Lists what differs in a gate; on another machine, with its unit of rounding."""
+    """Lists what differs in a gate; on another machine, by the rules for its rows."""
     gate = new["gate"]
     about = [{k: v for k, v in g.items() if k != "rows"} for g in (old, new)]
     if parted := _parted(*about):
@@ -141,15 +150,11 @@ def _differing(
     parted = []
     for before, after in zip(old["rows"], new["rows"], strict=True):
         what = f"{gate}, {after['name']} {after['kind']}".rstrip()
-        if unit is None:
+        if rules is None:
             lines = _parted(before, after)
         else:
             pair = (_judged(gate, *two) for two in ((before, after), (after, before)))
-            lines = [
-                *_parted(*pair, unit=unit),
-                *_contradictions(before),
-                *_of_another_size(before, after),
-            ]
+            lines = [*_parted(*pair, unit=rules.unit), *rules.broken(before, after)]
         parted += [f"{what}, {line}" for line in lines[:1]]
     more = [f"{gate}: {len(parted) - 3} more rows differ"] if len(parted) > 3 else []
     return parted[:3] + more
@@ -164,8 +169,7 @@ def _judged(
     there: then they cannot be compared, and each only has to agree with itself.
     """
     dropped = {"error", "note"} if gate == "G4" else set()
-    others = [row["name"], row["kind"], *row["figures"]]
-    if others != [other["name"], other["kind"], *other["figures"]]:
+    if not of_one_quantity(row, other):
         if "isolated" in gate:
             dropped = {"kind", "error", "limit", "figures"}
         elif gate.startswith("G3"):
@@ -186,14 +190,14 @@ def _parted(old: Any, new: Any, *, unit: float | None = None) -> list[str]:
         before, after = (leaves.get(at, _NOTHING) for leaves in (olds, news))
         there = at in olds and at in news
         if there and unit is not None and at[-1] in _ROUNDED:
-            alike = _alike(before, after, CERTIFIED_ERROR, CERTIFIED_ROUNDINGS * unit)
+            same = alike(before, after, CERTIFIED_ERROR, CERTIFIED_ROUNDINGS * unit)
         elif there and unit is not None and at[-1] in _MEASURED:
-            alike = _alike(before, after, CERTIFIED_LIMIT)
+            same = alike(before, after, CERTIFIED_LIMIT)
         elif there and unit is not None and at[-1] in _OF_THE_WORST:
-            alike = True
+            same = True
         else:
-            alike = there and json.dumps(before) == json.dumps(after)
-        if not alike:
+            same = there and json.dumps(before) == json.dumps(after)
+        if not same:
             name = ".".join(at)
             pair = f"{_short(before)} is certified, here it is {_short(after)}"
             parted.append(f"{name}: {pair}")
@@ -206,94 +210,6 @@ def _leaves(value: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
             yield from _leaves(item, (*at, key))
     else:
         yield at, value
-
-
-def _alike(old: Any, new: Any, times: float, lost: float = 0.0) -> bool:
-    if not (_is_number(old) and _is_number(new)):  # "inf", "nan"
-        return old == new
-    low, high = sorted((old, new))
-    return low >= 0 and high <= max(times * low, lost)
-
-
-def _contradictions(row: Mapping[str, Any]) -> list[str]:
-    """Lists where a row of a certificate is not what any check would have written."""
-    error, limit, figures = row["error"], row["limit"], row["figures"]
-    if not (_is_number(error) and _is_number(limit)):
-        return []
-    if min(error, limit) < 0 or (row["ok"] and error > limit > 0):
-        return ["error contradicts the limit"]
-    pair = [figures.get("torch"), figures.get("flax")]
-    twins = all(isinstance(twin, Mapping) for twin in pair)
-    measured: list[Any] = pair if twins else [figures]
-    said = [m[name] for m in measured for name in _OF_ONE if name in m]
-    if len(said) < len(measured) * len(_OF_ONE):
-        return []  # nothing was measured
-    if not all(map(_is_number, said)):
-        return ["not finite, which contradicts the verdict"] if row["ok"] else []
-    norms = [m[norm] for m in measured for norm in ("l2", "max")]
-    found = {
-        "error": not any(_close(error, norm) for norm in norms),
-        "p50": any(not 0 <= m["p50"] <= m["p99"] <= m["max"] for m in measured),
-        "worst": not all(_is_place(m.get("worst")) for m in measured),
-        "value": any(m["max"] > 0 and m["value"] == m["expected"] for m in measured),
-        "scale": any(abs(m["scale"]) > m["l2"] * (1 + SAME_FIGURE) for m in measured),
-    }
-    if twins:
-        torch, flax = (m["l2"] for m in measured)
-        found["ratio"] = torch > 0 and not _close(figures.get("ratio"), flax / torch)
-        found["use"] = not _close(figures.get("use"), error / limit)
-    return [f"{name} contradicts the rest" for name, wrong in found.items() if wrong]
-
-
-_OF_ONE = ("l2", "max", "scale", "p50", "p99", "value", "expected")
-"""What is measured of one twin, beside the place of the largest error."""
-
-
-def _is_place(value: object) -> bool:
-    return isinstance(value, list) and all(
-        _is_number(index) and index >= 0 for index in value
-    )
-
-
-def _of_another_size(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Says so where two rows of one quantity do not speak of one reference.
-
-    The largest difference over its norm is the reference's largest value, and that is
-    no matter of rounding.
-    """
-    if (old["name"], old["kind"]) != (new["name"], new["kind"]):
-        return []
-    pair = [list(_largest(row["figures"])) for row in (old, new)]
-    for before, after in zip(*pair, strict=False):
-        if before and after and not _alike(before, after, 1 + CERTIFIED_SIZE):
-            return ["value contradicts the reference's size"]
-    return []
-
-
-def _largest(figures: Mapping[str, Any]) -> Iterator[float]:
-    """Yields the largest value of the reference, from what is said of each twin."""
-    twins = [figures.get("torch"), figures.get("flax")]
-    measured: list[Any] = twins
-    if not all(isinstance(twin, Mapping) for twin in twins):
-        measured = [figures]
-    for found in measured:
-        told = [found.get(name) for name in ("value", "expected", "max")]
-        value, expected, most = told if all(map(_is_number, told)) else (0.0, 0.0, 0.0)
-        apart = abs(value - expected)
-        # Less has no digits left.
-        yield (
-            apart / most
-            if most > 0 and apart > CERTIFIED_DIGITS * abs(expected)
-            else 0.0
-        )
-
-
-def _close(a: Any, b: float) -> bool:
-    return _is_number(a) and abs(a - b) <= SAME_FIGURE * max(abs(a), abs(b))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _misshapen(value: object, shape: Any, at: str) -> str:
@@ -322,7 +238,7 @@ def _misshapen(value: object, shape: Any, at: str) -> str:
 
 _TEXT = (lambda value: isinstance(value, str), "a text")
 _FLAG = (lambda value: isinstance(value, bool), "true or false")
-_FIGURE = (lambda v: _is_number(v) or v in ("inf", "-inf", "nan"), "a number")
+_FIGURE = (lambda v: is_number(v) or v in ("inf", "-inf", "nan"), "a number")
 _ROW = {
     "name": _TEXT,
     "ok": _FLAG,

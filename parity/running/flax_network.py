@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from inspect import ismethod
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from parity.running.flax_programs import Program
 from parity.running.layouts import Layouts
 from parity.running.objective import Objective
 from parity.running.seen import Seen
-from parity.running.taps import Batch, Inputs, Learnt, Quantity
+from parity.running.taps import Batch, Inputs, Learnt, Quantity, answers
 from parity.running.translation import Names
 from parity.weights import flax_state
 from parity.weights.names import Shape
@@ -57,9 +56,9 @@ class FlaxNetwork:
         """Lists what drops at random in training mode: path → rate."""
         return flax_copies.random(self._model, aliases=self._names.aliases)
 
-    def has(self, method: str) -> bool:
-        """Whether it has a method of this name."""
-        return ismethod(getattr(self._model, method, None))
+    def has(self, ask: str) -> bool:
+        """Whether it can be asked for this, of :data:`parity.running.taps.ASKED`."""
+        return answers(self._model, ask)
 
     def forward(
         self,
@@ -177,8 +176,8 @@ class FlaxFunction:
         """Returns the entries that have a name in torch."""
         return self._names.entries(self._function.arrays)
 
-    def has(self, method: str) -> bool:
-        """Whether it has a method of this name; none."""
+    def has(self, ask: str) -> bool:
+        """Whether it can be asked for this; for nothing."""
         return False
 
     def forward(

@@ -204,6 +204,33 @@ MODULES = (
 """Modules that are such a function, and nothing else: it has the name of their call."""
 
 
+class Rectifying(TorchFunctionMode):
+    """Notes the largest values that rectifiers are given, modules or functions.
+
+    Args:
+        calls: of the run.
+    """
+
+    def __init__(self, calls: Calls) -> None:
+        super().__init__()
+        self._calls = calls
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Calls a function of torch."""
+        kwargs = kwargs or {}
+        if self._calls.current and fold_of(func, args, kwargs) == RELU:
+            _note_rectified(self._calls, args[0])
+        return func(*args, **kwargs)
+
+
+def _note_rectified(calls: Calls, x: Tensor) -> None:
+    tap, _ = calls.current or ("", "")
+    largest = float(x.detach().max()) if x.numel() else 0.0
+    calls.rectified[tap] = max(calls.rectified.get(tap, largest), largest)
+
+
 class Folding(TorchFunctionMode):
     """Notes which way such functions took, by the calls of modules that they are in.
 
@@ -240,6 +267,8 @@ class Folding(TorchFunctionMode):
             kwargs["inplace"] = True
         if fold is None:
             return func(*args, **kwargs)
+        if fold == RELU:
+            _note_rectified(self._calls, args[0])
         name = self._named(fold)
         x = args[0]
         values = x.detach().cpu()

@@ -111,8 +111,11 @@ class Pair:
 
     @property
     def methods(self) -> list[str]:
-        """What both can be asked for."""
-        return [name for name in ASKED if self.torch.has(name) and self.jax.has(name)]
+        """What both can be asked for; of a head only where both give what it takes."""
+        found = [ask for ask in ASKED if self.torch.has(ask) and self.jax.has(ask)]
+        if "forward_features" in found:
+            return found
+        return [ask for ask in found if not ask.startswith("forward_head")]
 
     def workbenches(
         self, shapes: Mapping[Quantity, Shape], seen: Seen, *, training: bool

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from inspect import ismethod, signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,7 +98,8 @@ class Calls:
 
     ``callers`` has, for the name of each call, that of the call that it was made in;
     ``dtypes`` what its output was computed in; ``plain`` are those that were given one
-    array, and gave one; ``folds`` are functions whose derivative jumps.
+    array, and gave one; ``folds`` are functions whose derivative jumps; ``rectified``
+    has the largest value that rectifiers were given, by the call that they are in.
     """
 
     def __init__(self) -> None:
@@ -105,6 +107,7 @@ class Calls:
         self.dtypes: dict[str, str] = {}
         self.plain: set[str] = set()
         self.folds: dict[str, Any] = {}
+        self.rectified: dict[str, float] = {}
         self._open: list[str] = []
         self._counts: Counter[str] = Counter()
 
@@ -230,8 +233,17 @@ def inputs_of(given: Any) -> Inputs:
 AGAIN = f"{OUTPUT}@2"
 """Name of what a network gives when it is called a second time."""
 
-ASKED = ("features", "forward_features", "forward_head")
+PRE_LOGITS = "forward_head(pre_logits)"
+
+ASKED = ("features", "feature_maps", "forward_features", "forward_head", PRE_LOGITS)
 """Methods by which a network gives parts of what it computes."""
+
+
+def answers(model: Any, ask: str) -> bool:
+    """Whether a network can be asked for this, one of :data:`ASKED`."""
+    name, _, option = ask.rstrip(")").partition("(")
+    method = getattr(model, name, None)
+    return ismethod(method) and (not option or option in signature(method).parameters)
 
 
 def results(
@@ -243,17 +255,17 @@ def results(
         model: that has been called once.
         call: calls what it is given on the network's inputs.
         ask: :data:`AGAIN` for its result, and names of methods, of :data:`ASKED`; a
-            head is called on what came last.
+            head is called on what last came of another method.
     """
-    y = None
+    last = None
     for name in ask:
-        if name == AGAIN:
-            y = call(model)
-        elif name == "forward_head":
-            y = getattr(model, name)(y)
+        if name == "forward_head":
+            yield name, model.forward_head(last)
+        elif name == PRE_LOGITS:
+            yield name, model.forward_head(last, pre_logits=True)
         else:
-            y = call(getattr(model, name))
-        yield name, y
+            last = call(model if name == AGAIN else getattr(model, name))
+            yield name, last
 
 
 def called_with(values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:

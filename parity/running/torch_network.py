@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from inspect import ismethod
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from parity.running import torch_copies, torch_experiments, torch_runs
+from parity.running import torch_copies, torch_experiments, torch_norms, torch_runs
 from parity.running.experiments import Experiment
 from parity.running.norms import Lost, Norm
 from parity.running.objective import Objective
@@ -23,6 +22,7 @@ from parity.running.taps import (
     Learnt,
     Quantity,
     Visit,
+    answers,
 )
 from parity.running.torch_norms import norms
 from parity.weights import torch_state
@@ -71,6 +71,11 @@ class TorchNetwork:
         return {path for path, _ in torch_copies.fixed_modules(self._model)}
 
     @property
+    def norms_at(self) -> set[str]:
+        """Where its norms are, whatever they sum over."""
+        return {*torch_norms.paths(self._model)}
+
+    @property
     def random(self) -> dict[str, float]:
         """Lists what drops at random in training mode: path → rate."""
         return torch_copies.random(self._model)
@@ -89,9 +94,9 @@ class TorchNetwork:
             or (training and not any(f"{path}.".startswith(f"{p}.") for p in inside))
         }
 
-    def has(self, method: str) -> bool:
-        """Whether it has a method of this name."""
-        return ismethod(getattr(self._model, method, None))
+    def has(self, ask: str) -> bool:
+        """Whether it can be asked for this, of :data:`parity.running.taps.ASKED`."""
+        return answers(self._model, ask)
 
     def output_shapes(self, inputs: Inputs) -> dict[str, Shape]:
         """Returns the shape of what it gives, or of its parts, by name."""

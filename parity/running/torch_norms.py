@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from parity.running.norms import Lost, Norm
@@ -41,6 +41,16 @@ def lossy(y: Tensor, x: Tensor, lost: Lost, unit: float) -> Tensor:
     parts = lost.of(to_numpy(x))
     moved = (torch.from_numpy(unit * part).to(x.device) for part in parts)
     return Lossy.apply(y, x, *moved)  # type: ignore[return-value]
+
+
+def paths(model: nn.Module) -> Iterator[str]:
+    """Yields where a model's norms are, others' own too, which are known by name."""
+    for path, module in model.named_modules():
+        known = isinstance(module, _NormBase | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm)
+        weight = getattr(module, "weight", None)
+        named = any("norm" in cls.__name__.lower() for cls in type(module).__mro__)
+        if known or (named and isinstance(weight, Tensor) and weight.ndim == 1):
+            yield path
 
 
 def norms(model: nn.Module) -> Iterator[tuple[str, Norm]]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 import resnet_torch.optim
-from parity.running.folds import Folding
+from parity.running.folds import Folding, Rectifying
 from parity.running.norms import Lost
 from parity.running.objective import Objective
 from parity.running.perturbing import PERTURBATION
@@ -99,7 +99,7 @@ def forward(
             return y
 
     with blamed(), torch.no_grad():
-        with watched(model, around):
+        with watched(model, around), Rectifying(calls):
             _called(model, inputs)
         _visit_changed(model, before, visit)
         for name, y in results(model, lambda it: _called(it, inputs), ask):

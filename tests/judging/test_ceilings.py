@@ -16,7 +16,7 @@ from parity.judging.tolerances import CEILINGS
 from parity.mutants.mutant import become
 from resnet_flax.layers import BatchNorm2d
 from resnet_spec import get_config
-from tests.support.networks import flax_like, random_torch
+from tests.support.networks import TINY, flax_like, random_torch
 
 DTYPES = ["float32", "bfloat16", "float16"]
 
@@ -80,3 +80,18 @@ def test_a_network_that_rounds_on_the_way_does_not_pass(bad: str):
     assert [row.note for row in failures] == [f"in {name}" for name in bad.split()]
     # Neither is worse than the other where both are bad: only the ceiling sees it.
     assert found.gate("G2").ok == (bad == "torch Flax")
+
+
+def test_the_rows_of_a_failing_gate_are_of_the_twin_that_failed():
+    model = random_torch(TINY)
+    twin = flax_like(model)
+    _rounds_in_torch(model)
+    images = random_images((2, 3, 33, 40), seed=1)
+    found = parity.check(model, twin, images, gates=("G2", "G2 isolated"))
+    for gate in found.gates:
+        assert gate.failures
+        for row in gate.failures:
+            assert row.error > row.limit
+            assert "in torch" in row.note
+            assert row.figures["torch"]["l2"] > 10 * row.figures["flax"]["l2"]
+    assert found.culprits == ("bn1",)

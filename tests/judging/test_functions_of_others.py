@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -107,3 +108,62 @@ def test_several_inputs_outputs_and_batches_are_compared_and_wishes_are_stated()
     found = parity.compare_modules(theirs, mine, batches, **asked, **wishes)
     assert found.ok
     assert "but for what was asked: fc.bias skipped, fc granted 0.01" in found.verdict()
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class Dense:
+    """A layer that is a pytree and is called, as Equinox's are."""
+
+    weight: jax.Array
+    bias: jax.Array
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x @ self.weight.T + self.bias
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class Perceptron:
+    """A network of such layers, on features (n, c)."""
+
+    first: Dense
+    second: Dense
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.second(jnp.tanh(self.first(x)))
+
+
+class TheirPerceptron(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x).tanh())
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_pytree_that_is_called_is_judged_by_its_arrays_too(closed: bool):
+    theirs = TheirPerceptron()
+    state = {name: jnp.asarray(a) for name, a in parity.state_dict(theirs).items()}
+
+    def mine(factor: float = 1.0) -> Any:
+        names = ("first", "second")
+        layers = [Dense(state[f"{n}.weight"], state[f"{n}.bias"]) for n in names]
+        layers[1].bias = layers[1].bias * factor
+        net = Perceptron(*layers)
+        return (lambda x: net(x)) if closed else net
+
+    x = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    gates = ("G0", "G1", "G2", "G5", "G1 training")
+    weights = {name: lambda w, name=name: w[name] for name in state}
+    found = compared(theirs, mine(), x, gates, weights=weights)
+    assert found.ok, found.verdict()
+    assert not any(gate.skipped for gate in found.gates)
+    assert {row.name for row in found.gate("G0").rows} == {*state}
+    judged = found.gate("G1 training").rows
+    assert {*state} <= {r.name for r in judged if r.kind == "parameter gradient"}
+    found = compared(theirs, mine(1 + 1e-6), x, ("G0", "G1"), weights=weights)
+    assert not found.gate("G1").ok
+    assert [row.name for row in found.gate("G0").failures] == ["second.bias"]

@@ -20,12 +20,10 @@ from torch import nn
 from torch.nn import functional
 
 import parity
-from parity.images import random_images
 from parity.judging.kinks import Kinks
 from parity.running.layouts import Layouts
 from parity.running.taps import Quantity
 from parity.weights.flax_state import own_variables
-from tests.support.networks import TINY, flax_like, random_torch
 from tests.support.pairs import (
     IMAGES,
     TRAINING,
@@ -295,23 +293,6 @@ def test_a_norm_that_was_put_into_evaluation_mode_stays_there():
     assert max(row.error for row in statistics) == 0
     norm.train()
     assert not compared(theirs, mine).ok
-
-
-def test_maps_that_only_another_method_gives_are_judged():
-    model = random_torch(TINY)
-    twin = flax_like(model)
-    images = random_images((2, 3, 33, 40), seed=1)
-    found = parity.check(model, twin, images, gates=("G1",))
-    assert found.ok, found.verdict()
-
-    class Wrong(type(twin)):
-        def features(self, x: jax.Array) -> Any:
-            return jax.tree.map(lambda y: 1.001 * y, super().features(x))
-
-    twin.__class__ = Wrong
-    found = parity.check(model, twin, images, gates=("G1",))
-    assert not found.ok
-    assert all("features" in row.name for row in found.gate("G1").failures)
 
 
 def test_a_layout_that_shapes_do_not_tell_is_said():

@@ -38,9 +38,9 @@ def _perturb(state: dict[str, np.ndarray]) -> None:
 
 
 def _report(
-    change=None, *, gates: Sequence[str] = GATES, dtype: str = "float32"
+    change=None, *, gates: Sequence[str] = GATES, dtype: str = "float32", config=TINY
 ) -> parity.Report:
-    model = random_torch(TINY).to(getattr(torch, dtype))
+    model = random_torch(config).to(getattr(torch, dtype))
     if change is not None:
         state = parity.state_dict(model)
         change(state)
