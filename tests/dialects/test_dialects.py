@@ -84,13 +84,16 @@ CASES += [
     if dialect.every
 ]
 
+GROUPED = PARTS[2].replace(norm_eps=1e-6)
+CASES.append(pytest.param(parity.DIALECTS["jaxnn-gn"], GROUPED, id="jaxnn-gn-0"))
+
 
 @pytest.mark.parametrize("config", PARTS)
 def test_other_dialects_say_which_setting_they_have_no_word_for(config: ResNetConfig):
     for dialect in parity.DIALECTS.values():
         if not dialect.every:
             with pytest.raises(
-                parity.CheckpointError, match=r"(attention|norm|shortcut) is "
+                parity.CheckpointError, match=r"(attention|norm|norm_eps|shortcut) is "
             ):
                 in_words_of(dialect, config)
 

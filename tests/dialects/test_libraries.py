@@ -256,6 +256,52 @@ def test_jax_resnet(tmp_path: Path, config: ResNetConfig):
     proved(config, lambda x: run(nhwc(x)), sizes=sizes)
 
 
+@pytest.mark.parametrize("option", ["avd", "avd_first"])
+def test_resnest_of_jax_resnet(tmp_path: Path, option: Any):
+    jax_resnet = pytest.importorskip("jax_resnet")
+    config = STEM.replace(
+        block="bottleneck",
+        layers=(2, 1),
+        stem="deep",
+        shortcut="D",
+        radix=2,
+        anti_alias=option,
+    )
+    # Without a name nothing tells which side the mean stands on.
+    path = tmp_path / "weights.msgpack"
+    parity.save(path, state_of(config), config=config, dialect="jax-resnest")
+    tree = variables(path)
+    block = jax_resnet.ResNeStBottleneckBlock
+    net = jax_resnet.ResNet(
+        partial(
+            block,
+            avg_pool_first=option == "avd_first",
+            # As its own pretrained ones are, and ResNeSt's reference.
+            splat_cls=partial(jax_resnet.splat.SplAtConv2d, match_reference=True),
+        ),
+        stem_cls=jax_resnet.ResNetDStem,
+        stage_sizes=config.layers,
+        hidden_sizes=config.widths,
+        n_classes=config.num_classes,
+    )
+    # Like its ResNet-D it cannot add where a map is of odd height.
+    run = jax.jit(lambda x: net.apply(tree, x, mutable=False))
+    other: Any = "avd" if option == "avd_first" else "avd_first"
+    proved(config, lambda x: run(nhwc(x)), sizes=[(64, 96)], anti_alias=other)
+    with pytest.raises(TypeError, match="broadcast"):
+        run(jnp.ones((1, 65, 97, 3)))
+    theirs = tmp_path / "theirs.msgpack"
+    theirs.write_bytes(serialization.to_bytes(jax.tree.map(np.float32, tree)))
+    found = parity.load(theirs)
+    assert found.dialect == "jax-resnest"
+    assert found.config == config.replace(anti_alias="avd")
+    assert "anti_alias" in found.guessed
+    assert any("assumed" in n and "anti_alias='avd'" in n for n in found.notes)
+    for key, array in state_of(config).items():
+        if not key.endswith("num_batches_tracked"):
+            np.testing.assert_array_equal(found[key], array, strict=True)
+
+
 @pytest.mark.parametrize(
     "name", ["ResNet18", pytest.param("ResNet50", marks=pytest.mark.exhaustive)]
 )
@@ -313,21 +359,9 @@ def test_a_checkpoint_of_an_nnx_state_is_read(tmp_path: Path):
         again(tmp_path / name, SMALL, "nnx")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of nnx, which it uses
-@pytest.mark.parametrize(
-    "name",
-    [
-        "resnet18",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("resnet50d", "resnet10t", "resnet50s")
-        ),
-    ],
-)
-def test_jaxnn(tmp_path: Path, name: str):
+def network_of_jaxnn(path: Path, name: str) -> Any:
+    """Jaxnn's network with a file's weights, of which it has all and no other."""
     models = pytest.importorskip("jaxnn.models.resnet")
-    config = get_config(name).replace(num_classes=7)
-    path = written(tmp_path, config, "jaxnn", "weights.safetensors")
     arrays = safetensors.numpy.load_file(path)
     net = getattr(models, name)(num_classes=7, rngs=nnx.Rngs(0))
     net.eval()
@@ -337,9 +371,46 @@ def test_jaxnn(tmp_path: Path, name: str):
         array = arrays[".".join(map(str, path_))]
         variable.set_value(jnp.asarray(np.float64(array)))
     nnx.update(net, nnx.from_flat_state(flat))
+    return net
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of nnx, which it uses
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("resnet50d", "resnet10t", "resnet50s", "resnet50_gn")
+        ),
+    ],
+)
+def test_jaxnn(tmp_path: Path, name: str):
+    config, dialect = get_config(name).replace(num_classes=7), "jaxnn"
+    other: dict[str, Any] = {}
+    if name == "resnet50_gn":
+        config, dialect = config.replace(norm_eps=1e-6), "jaxnn-gn"
+        other = {"norm_groups": 16}
+    path = written(tmp_path, config, dialect, "weights.safetensors")
+    net = network_of_jaxnn(path, name)
     # Its average pool counts the padding of maps of odd size.
     sizes = SIZES[:1] if name in ("resnet50d", "resnet10t") else SIZES
-    proved(config, lambda x: net(nhwc(x)), within=1e-6, sizes=sizes)
+    within = 2e-6 if other else 1e-6  # its norms are float32
+    proved(config, lambda x: net(nhwc(x)), within=within, sizes=sizes, **other)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of nnx, which it uses
+@pytest.mark.parametrize("name", ["resnetblur18", "resnetaa34d"])
+def test_what_jaxnn_calls_anti_aliased_is_no_network_here(tmp_path: Path, name: str):
+    config = get_config(name).replace(num_classes=7)
+    path = written(
+        tmp_path, config.replace(anti_alias="none"), "jaxnn", "a.safetensors"
+    )
+    net = network_of_jaxnn(path, name)
+    for option in ("none", "average", "blur"):
+        other = config.replace(anti_alias=option)
+        assert distance(other, lambda x: net(nhwc(x)), SIZES[0]) > 0.01
 
 
 # --- Haiku ----------------------------------------------------------------------------

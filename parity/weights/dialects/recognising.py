@@ -75,6 +75,10 @@ class Recognised:
     notes: tuple[str, ...]
     beside: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.config is not None:
+            refuse_foreign(self.dialect, self.config)
+
 
 def recognise(
     arrays: Mapping[str, np.ndarray],
@@ -161,6 +165,25 @@ def require_dialect(name: str) -> Dialect:
             f"{', '.join(DIALECTS)}"
         )
     return DIALECTS[name]
+
+
+def refuse_foreign(
+    dialect: str, config: ResNetConfig, path: str | os.PathLike[str] | None = None
+) -> None:
+    """Refuses a network that one of a dialect only seems to be.
+
+    Raises:
+        CheckpointError: networks there compute something else by that setting.
+    """
+    known = DIALECTS[dialect]
+    for setting in known.foreign:
+        value = getattr(config, setting)
+        if value not in known.allowed[setting]:
+            raise CheckpointError(
+                f"{setting} is {value!r}, which {dialect} computes as no network here",
+                path=path,
+                advice="Use the library that it is from",
+            )
 
 
 def _fits(
