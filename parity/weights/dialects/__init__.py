@@ -17,6 +17,7 @@ from parity.weights.dialects import (
     mmdetection,
     mmpretrain,
     nnx,
+    sequential,
     torchvision,
 )
 
@@ -43,6 +44,7 @@ DIALECTS = {
         mmpretrain.DIALECT,
         mmdetection.DIALECT,
         detectron.DIALECT,
+        sequential.DIALECT,
         cifar.KUANGLIU,
         cifar.AKAMASTER,
     )
