@@ -409,7 +409,7 @@ def predict(
     from parity.files.selecting import Selection
     from resnet_cli import predictions
 
-    config = _config(model or "resnet50", settings)
+    config, named = _config(model or "resnet50", settings), bool(model or settings)
     if model is None and not settings and (told := own_config(weights)):
         config, model = told, resnet_spec.describe(told)
     predictions.predict(
@@ -418,6 +418,7 @@ def predict(
         config,
         backend.frameworks(),
         weights=weights,
+        named=named,
         chosen=Selection(key, prefix, ignore, rename, dialect),
         allow_nonfinite=allow_nonfinite,
         seed=seed,

@@ -25,6 +25,7 @@ def predict(
     frameworks: Sequence[str],
     *,
     weights: str,
+    named: bool,
     chosen: Selection,
     allow_nonfinite: bool,
     seed: int,
@@ -41,6 +42,7 @@ def predict(
             weights,
             seed=seed,
             chosen=chosen,
+            named=named,
             allow_nonfinite=allow_nonfinite,
             progress=progress,
         )

@@ -26,6 +26,7 @@ from parity.weights.changes import cast
 from parity.weights.dialects.recognising import (
     ADVICE,
     OWN,
+    refuse_foreign,
     refuse_strangers,
     require_dialect,
     what_it_looks_like,
@@ -133,6 +134,8 @@ def convert(
                 path=named,
             )
         require_config(state, found, named)
+        if "config" not in state.metadata:
+            refuse_foreign(state.dialect, found, named)
         arrays: Mapping[str, np.ndarray] = state
         if dtype is not None:
             with np.errstate(over="ignore"):  # judged by value when it is saved

@@ -47,7 +47,14 @@ _TO_NPZ = (
     "that"
 )
 
+_OF_TF = (
+    "is TensorFlow's, which it takes to read it; TF-slim's ResNets and those for TPUs "
+    f"pad or stride as none here. Of others: {_TO_NPZ[0].lower()}{_TO_NPZ[1:]}"
+)
+_END_OF_INDEX = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # of a table of LevelDB's
+
 _OTHERS: dict[bytes, str] = {
+    b"\x08\x01\x12": _OF_TF,  # a SavedModel; ONNX has not had version 1 for long
     **{
         bytes(
             (0x80, protocol)
@@ -180,6 +187,9 @@ def _recognise(file: BinaryIO, size: int) -> Callable[[BinaryIO, int, Hear], Con
             "is a tar archive, which torch wrote before version 0.4. Load it with that "
             "torch and save it again"
         )
+    file.seek(max(size - len(_END_OF_INDEX), 0))
+    if file.read() == _END_OF_INDEX:
+        raise CheckpointError(_OF_TF)
     raise CheckpointError(
         "is no .pth and no .safetensors, nor .npz, .msgpack, .h5 or .keras (it begins "
         f"with {head[:8]!r}). Check that this is the right file"

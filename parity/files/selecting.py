@@ -113,9 +113,10 @@ def unwrapped(value: object, key: str | None, notes: list[str]) -> Mapping[Any, 
     known = [name for name in WRAPPERS if name in states]
     if len(known) > 1 or (len(states) > 1 and not known):
         several = {str(name): _what(value[name]) for name in known or states}
+        one = "teacher" if "teacher" in several else next(iter(several))
         raise CheckpointError(
             {"has several states": [f"{n} ({what})" for n, what in several.items()]},
-            advice=f"Choose one with --key, as with --key {next(iter(several))}",
+            advice=f"Choose one with --key, as with --key {one}",
         )
     chosen = known or states
     if not chosen:

@@ -19,7 +19,7 @@ from parity.files.reading import (
 )
 from parity.files.selecting import ALL, Selection
 from parity.weights.changes import cast
-from parity.weights.dialects.recognising import refuse_strangers
+from parity.weights.dialects.recognising import refuse_foreign, refuse_strangers
 from parity.weights.digest import digest
 from parity.weights.samples import random_state
 from parity.weights.strict import require
@@ -69,6 +69,7 @@ def weights_for(
     chosen: Selection = ALL,
     allow_nonfinite: bool = False,
     fit: bool | Sequence[str] = False,
+    named: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Chosen:
     """Finds the weights that a user names.
@@ -82,6 +83,7 @@ def weights_for(
         allow_nonfinite: accept NaN and infinity in a file.
         fit: take the number of channels and of classes, and whether there is a head,
             from the file; or which settings are.
+        named: whether a user named the network, so that nothing is assumed.
         progress: told the bytes of a download, done and in all.
 
     Raises:
@@ -105,11 +107,13 @@ def weights_for(
     loaded = load_selected(
         path, chosen, allow_nonfinite=allow_nonfinite, progress=progress
     )
-    notes = notes_of(loaded, named=True)
+    notes = notes_of(loaded, named=named)
     if fit:
         config = _as_found(config, loaded, ENDS if fit is True else fit)
         expected = entries_of(config)
     require_config(loaded, config, path)
+    if "config" not in loaded.metadata:
+        refuse_foreign(loaded.dialect, config, path)
     dtypes = {array.dtype.name for array in loaded.values()} - {"int64"}
     if dtypes != {"float32"}:
         notes.append(f"taken from {', '.join(sorted(dtypes))} to float32")

@@ -10,6 +10,7 @@ import numpy as np
 
 from parity.errors import CheckpointError
 from parity.text import told_apart
+from parity.weights.beside import advice_on, within_blocks
 from parity.weights.identify import closest_name
 from parity.weights.names import COUNTER, Entry
 
@@ -57,6 +58,10 @@ def require(
     wanted = closest_name({name: entry.shape for name, entry in expected.items()})
     if found is not None and found != wanted:
         advice = {f"It looks like {found}" + (f", not {wanted}" if wanted else "")}
+    unexpected = [name for name in arrays if name not in expected]
+    alone = len(unexpected) == sum(map(len, problems.values()))
+    if path and alone and not within_blocks(unexpected, {n: n for n in expected}):
+        advice.add(advice_on(unexpected, expected))
     if problems["missing"]:
         advice.add("Nothing was loaded")
     raise CheckpointError(

@@ -84,15 +84,21 @@ CASES += [
     if dialect.every
 ]
 
+GROUPED = PARTS[2].replace(norm_eps=1e-6)
+CASES.append(pytest.param(parity.DIALECTS["jaxnn-gn"], GROUPED, id="jaxnn-gn-0"))
+
 
 @pytest.mark.parametrize("config", PARTS)
 def test_other_dialects_say_which_setting_they_have_no_word_for(config: ResNetConfig):
     for dialect in parity.DIALECTS.values():
         if not dialect.every:
             with pytest.raises(
-                parity.CheckpointError, match=r"(attention|norm|shortcut) is "
+                parity.CheckpointError, match=r"(attention|norm|norm_eps|shortcut) is "
             ):
                 in_words_of(dialect, config)
+
+
+INDEX = "57fb808b247547db"
 
 
 def state_of(config: ResNetConfig) -> dict[str, np.ndarray]:
@@ -296,12 +302,18 @@ def test_without_a_name_that_tells_it_is_said_what_is_assumed(
         (pickle.dumps({"a": 1}), "plain pickle"),
         (b"\x12\x01" + bytes(30), "gluon_in1k"),
         (b"\x08\x07\x12\x07pytorch" + bytes(30), "ONNX"),
+        # As tf.saved_model.save and tf.train.Checkpoint begin and end.
+        (b"\x08\x01\x12\x97\x08\x0a\x05" + bytes(30), "TensorFlow's"),
+        (b"\0\0\2\x08\1" + bytes(40) + bytes.fromhex(INDEX), "TensorFlow's"),
     ],
 )
-def test_what_cannot_be_read_is_known(tmp_path: Path, data: bytes, said: str):
+def test_what_cannot_be_read_is_known_with_the_way_out(
+    tmp_path: Path, data: bytes, said: str
+):
     path = tmp_path / "weights.bin"
     path.write_bytes(data)
-    refused(path, said)
+    text = str(refused(path, said))
+    assert re.search(r"numpy\.savez|timm has|Use the weights", text)
 
 
 @pytest.mark.parametrize(
@@ -317,8 +329,9 @@ def test_what_cannot_be_read_is_known(tmp_path: Path, data: bytes, said: str):
 def test_networks_of_others_are_refused_by_name(tmp_path: Path, name: str, said: str):
     path = tmp_path / "weights.safetensors"
     parity.save(path, {name: np.ones(3, np.float32)})
-    with pytest.raises(parity.CheckpointError, match=said):
+    with pytest.raises(parity.CheckpointError, match=said) as error:
         parity.convert(path, tmp_path / "out.pth")
+    assert re.search("is from|`resnet-twins dialects`", str(error.value))
 
 
 def test_what_a_config_cannot_say_is_said():

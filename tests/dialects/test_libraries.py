@@ -313,21 +313,9 @@ def test_a_checkpoint_of_an_nnx_state_is_read(tmp_path: Path):
         again(tmp_path / name, SMALL, "nnx")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of nnx, which it uses
-@pytest.mark.parametrize(
-    "name",
-    [
-        "resnet18",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("resnet50d", "resnet10t", "resnet50s")
-        ),
-    ],
-)
-def test_jaxnn(tmp_path: Path, name: str):
+def network_of_jaxnn(path: Path, name: str) -> Any:
+    """Jaxnn's network with a file's weights, of which it has all and no other."""
     models = pytest.importorskip("jaxnn.models.resnet")
-    config = get_config(name).replace(num_classes=7)
-    path = written(tmp_path, config, "jaxnn", "weights.safetensors")
     arrays = safetensors.numpy.load_file(path)
     net = getattr(models, name)(num_classes=7, rngs=nnx.Rngs(0))
     net.eval()
@@ -337,9 +325,46 @@ def test_jaxnn(tmp_path: Path, name: str):
         array = arrays[".".join(map(str, path_))]
         variable.set_value(jnp.asarray(np.float64(array)))
     nnx.update(net, nnx.from_flat_state(flat))
+    return net
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of nnx, which it uses
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("resnet50d", "resnet10t", "resnet50s", "resnet50_gn")
+        ),
+    ],
+)
+def test_jaxnn(tmp_path: Path, name: str):
+    config, dialect = get_config(name).replace(num_classes=7), "jaxnn"
+    other: dict[str, Any] = {}
+    if name == "resnet50_gn":
+        config, dialect = config.replace(norm_eps=1e-6), "jaxnn-gn"
+        other = {"norm_groups": 16}
+    path = written(tmp_path, config, dialect, "weights.safetensors")
+    net = network_of_jaxnn(path, name)
     # Its average pool counts the padding of maps of odd size.
     sizes = SIZES[:1] if name in ("resnet50d", "resnet10t") else SIZES
-    proved(config, lambda x: net(nhwc(x)), within=1e-6, sizes=sizes)
+    within = 2e-6 if other else 1e-6  # its norms are float32
+    proved(config, lambda x: net(nhwc(x)), within=within, sizes=sizes, **other)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of nnx, which it uses
+@pytest.mark.parametrize("name", ["resnetblur18", "resnetaa34d"])
+def test_what_jaxnn_calls_anti_aliased_is_no_network_here(tmp_path: Path, name: str):
+    config = get_config(name).replace(num_classes=7)
+    path = written(
+        tmp_path, config.replace(anti_alias="none"), "jaxnn", "a.safetensors"
+    )
+    net = network_of_jaxnn(path, name)
+    for option in ("none", "average", "blur"):
+        other = config.replace(anti_alias=option)
+        assert distance(other, lambda x: net(nhwc(x)), SIZES[0]) > 0.01
 
 
 # --- Haiku ----------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_row_85_a_vector_that_would_be_broadcast_or_flattened(
 @pytest.mark.parametrize("name", DIALECTS)
 def test_no_dialect_takes_one_shape_of_a_norm_for_another(tmp_path: Path, name: str):
     dialect = DIALECTS[name]
-    config = ResNetConfig(block="bottleneck", layers=(1, 1), widths=(8, 16))
+    config = ResNetConfig(block="bottleneck", layers=(1, 1), widths=(32, 64))
     config = config.replace(**{s: v[0] for s, v in dialect.allowed.items()})
     state = parity.random_state(parity.entries(abstract_torch(config)), seed=0)
     written = dialects.write(dialect, config, state)

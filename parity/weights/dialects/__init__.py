@@ -17,6 +17,7 @@ from parity.weights.dialects import (
     mmdetection,
     mmpretrain,
     nnx,
+    sequential,
     torchvision,
 )
 
@@ -30,10 +31,12 @@ DIALECTS = {
         keras.HUB,
         nnx.DIALECT,
         jaxnn.DIALECT,
+        jaxnn.GROUPS,
         bonsai.DIALECT,
         linen.EXAMPLE,
         linen.ALGOPERF,
         jax_resnet.DIALECT,
+        jax_resnet.SPLITS,
         flaxmodels.DIALECT,
         huggingface.IN_FLAX,
         haiku.DIALECT,
@@ -41,6 +44,7 @@ DIALECTS = {
         mmpretrain.DIALECT,
         mmdetection.DIALECT,
         detectron.DIALECT,
+        sequential.DIALECT,
         cifar.KUANGLIU,
         cifar.AKAMASTER,
     )

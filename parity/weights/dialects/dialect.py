@@ -38,6 +38,9 @@ class Dialect:
             :data:`USUAL`. Of several the first is assumed, if names and shapes do not
             tell.
         every: whether it has words for every network, whatever is usual.
+        splits: whether it has words for split attention.
+        foreign: settings that networks there may have as none here has, under the same
+            names and shapes.
         scope: network → what stands before every path, if it is alone in its file.
         counted: whether blocks have only a number through all stages.
         statistics: shape of whatever a norm has, with -1 for its channels.
@@ -57,6 +60,8 @@ class Dialect:
     linear: str = "OI"
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     every: bool = False
+    splits: bool = False
+    foreign: Sequence[str] = ()
     scope: Callable[[ResNetConfig], str] = lambda config: ""
     counted: bool = False
     statistics: Shape = (-1,)
@@ -67,7 +72,8 @@ class Dialect:
 
     def name_of(self, place: Place, leaf: str, scope: str = "") -> str | None:
         """Returns the whole name of an entry there; ``None`` if there is none."""
-        if place.part in ("pool", "attention") and not self.every:
+        split = self.splits and ".conv2." in place.own
+        if place.part in ("pool", "attention") and not (self.every or split):
             return None
         form = self.leaves.get(f"{place.role}.{leaf}")
         return None if form is None else form.format(scope + self.path(place))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
-from typing import Any
 
 import numpy as np
 
@@ -101,15 +100,14 @@ def _fit(dialect: Dialect, shapes: Shapes, outline: Outline, scope: str) -> Fit 
         scope,
         config,
         names,
-        unsaid=hidden if dialect.every else _open(hidden, allowed),
+        unsaid=hidden if dialect.every else _open(hidden, dialect),
         beside=tuple(name for name in shapes if name not in taken),
     )
 
 
-def _open(
-    settings: Sequence[str], allowed: Mapping[str, tuple[Any, ...]]
-) -> tuple[str, ...]:
-    return tuple(s for s in settings if len(allowed.get(s, ())) > 1)
+def _open(settings: Sequence[str], dialect: Dialect) -> tuple[str, ...]:
+    several = {s for s, values in dialect.allowed.items() if len(values) > 1}
+    return tuple(s for s in settings if s in several.union(dialect.foreign))
 
 
 def scopes(dialect: Dialect, names: Iterable[str]) -> list[str]:

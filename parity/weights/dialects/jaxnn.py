@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from parity.weights.dialects.dialect import Dialect
 from parity.weights.dialects.leaves import NNX
 from parity.weights.dialects.places import Place
@@ -32,7 +34,20 @@ DIALECT = Dialect(
         "stem": ("7x7", "deep", "tiered"),
         "stem_channels": (None, 128),
         "shortcut": ("B", "D"),
-        "anti_alias": ("none", "average", "blur"),
     },
+    # Its resnetaa and resnetblur both take the mean of 2x2, in the stem behind a pool.
+    foreign=("anti_alias",),
     beside=("*.rngs.*", "*.rngs"),
+)
+
+GROUPS = replace(
+    DIALECT,
+    name="jaxnn-gn",
+    what="jaxnn's networks with GroupNorm, whose eps is 1e-6",
+    only={
+        **DIALECT.only,
+        "norm": ("group",),
+        "norm_groups": (32,),
+        "norm_eps": (1e-6,),
+    },
 )

@@ -11,6 +11,7 @@ import numpy as np
 
 from parity.errors import CheckpointError
 from parity.text import told_apart
+from parity.weights.beside import advice_on, within_blocks
 from parity.weights.dialects import DIALECTS
 from parity.weights.dialects.dialect import Dialect
 from parity.weights.dialects.fitting import (
@@ -75,6 +76,10 @@ class Recognised:
     notes: tuple[str, ...]
     beside: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.config is not None:
+            refuse_foreign(self.dialect, self.config)
+
 
 def recognise(
     arrays: Mapping[str, np.ndarray],
@@ -118,15 +123,7 @@ def recognise(
     if more and fit.dialect is own and not fit.scope:
         return _as_it_is(arrays, found, (*left, *filter(_is_known, others)))
     if more:
-        raise CheckpointError(
-            {
-                f"has beside {_words(fit.config)} ({_where(fit)})": [
-                    told_apart(name) for name in more
-                ]
-            },
-            advice="Leave these out with --ignore, as with "
-            f"--ignore '{more[0].partition('.')[0]}*'",
-        )
+        raise _beside(fit, more, arrays)
     no_arrays = [
         name
         for name in others
@@ -163,6 +160,25 @@ def require_dialect(name: str) -> Dialect:
     return DIALECTS[name]
 
 
+def refuse_foreign(
+    dialect: str, config: ResNetConfig, path: str | os.PathLike[str] | None = None
+) -> None:
+    """Refuses a network that one of a dialect only seems to be.
+
+    Raises:
+        CheckpointError: networks there compute something else by that setting.
+    """
+    known = DIALECTS[dialect]
+    for setting in known.foreign:
+        value = getattr(config, setting)
+        if value not in known.allowed[setting]:
+            raise CheckpointError(
+                f"{setting} is {value!r}, which {dialect} computes as no network here",
+                path=path,
+                advice="Use the library that it is from",
+            )
+
+
 def _fits(
     dialects: Iterable[Dialect], shapes: Shapes, shortcut: str | None = None
 ) -> list[Fit]:
@@ -191,6 +207,25 @@ def _as_it_is(
         notes = (*notes, *_about_left(left))
         return Recognised(named, OWN, None, (), notes, left)
     return Recognised(dict(arrays), OWN, None, (), (), left)
+
+
+def _beside(
+    fit: Fit, more: Sequence[str], arrays: Mapping[str, np.ndarray]
+) -> CheckpointError:
+    there = {name.replace("/", "."): name for name in arrays}
+    advice = advice_on(
+        [there[name] for name in more], [there[n] for n in fit.names.values()]
+    )
+    if inner := within_blocks(more, fit.names):
+        if stranger := _stranger(inner):
+            return CheckpointError(stranger, advice="Use the library that it is from")
+        more = [*inner, *(name for name in more if name not in inner)]
+        advice = (
+            "Some stand within its blocks: it is probably another network, which is "
+            "not here. If nothing is computed with them, use --ignore"
+        )
+    what = f"has beside {_words(fit.config)} ({_where(fit)})"
+    return CheckpointError({what: [told_apart(n) for n in more]}, advice=advice)
 
 
 def _several(fits: Sequence[Fit]) -> CheckpointError:
