@@ -20,6 +20,7 @@ from resnet_cli.options import (
     Settings,
     Weights,
     read_overrides,
+    require_use_of_weights,
 )
 from resnet_spec.printable import plain
 
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="A network, from `resnet-twins list`.")],
     out: Annotated[
         Path,
@@ -91,6 +93,7 @@ def export(
     from resnet_cli.progress import download_bar, say_notes, status
     from resnet_spec import Preprocessing
 
+    require_use_of_weights(context, weights, seeded=int8 is None)
     to = to or container_of(out)
     if to not in CONTAINERS:
         raise ValueError(f"--to {to}: it must be one of {', '.join(CONTAINERS)}")

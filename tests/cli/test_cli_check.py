@@ -136,6 +136,99 @@ def test_what_only_a_networks_check_writes_is_refused_beside_others(
     assert "--html and --certificate go with a network's name" in said
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ["check", "--verify", "c.json", "--set", "groups=2", "--size", "32x32"],
+            "--size and --set do nothing with --verify; leave them out",
+        ),
+        *(
+            (
+                ["check", *what, *option],
+                f"{option[0]} does nothing with {what[0]}; leav",
+            )
+            for what in (["--self-test"], ["--verify", "c.json"])
+            for option in (
+                *(["--set", "groups=2"], ["--size", "64x64"], ["--batch", "2"]),
+                *(["--dtype", "float32"], ["--image", "x.png"], ["--seed", "0"]),
+                *(["--forward"], ["--steps", "3"], ["--optimizer", "adam"]),
+                *(["--train", "cifar-paper"], ["--brief"], ["--key", "ema"]),
+                *(["--precision", "tf32"], ["--from", "timm"], ["--allow-nonfinite"]),
+            )
+        ),
+        (["check", "--self-test", "--weights", "random"], "--weights does nothing wi"),
+        (["check", "--verify", "c.json", "--json"], "--json does nothing with --ver"),
+        *(
+            (
+                ["check", "resnet18", "--train", "cifar-paper", *option],
+                f"{option[0]} does nothing with --train; leave it out",
+            )
+            for option in (
+                *(["--image", "x.png"], ["--size", "64x64"], ["--dtype", "float32"]),
+                *(["--precision", "strict"], ["--forward"], ["--brief"]),
+                *(["--weights", "w.pth"], ["--certificate", "c.json"]),
+                *(["--optimizer", "sgd"], ["--rename", "a=b"]),
+            )
+        ),
+        (
+            ["check", "resnet18", "--train", "cifar-paper", "--steps", "0"],
+            "--steps 0: give --train one step at least",
+        ),
+        *(
+            (["check", "resnet18", "--image", "x.png", *option], f"{option[0]} does no")
+            for option in (["--size", "64x64"], ["--batch", "2"])
+        ),
+        (
+            ["check", "resnet18", "--json", "--brief"],
+            "--brief does nothing with --json",
+        ),
+        *(
+            (
+                [*command, "--weights", "random", *option],
+                f"{option[0]} does nothing wit",
+            )
+            for command in (
+                ["check", "resnet18"],
+                ["predict", "x.png"],
+                ["export", "resnet18", "x.onnx"],
+            )
+            for option in (
+                *(["--key", "ema"], ["--prefix", "net"], ["--ignore", "head.*"]),
+                *(["--rename", "a=b"], ["--from", "timm"], ["--allow-nonfinite"]),
+            )
+        ),
+        (
+            ["predict", "x.png", "--weights", "w.pth", "--seed", "3"],
+            "--seed does nothing with weights that are not random; leave it out",
+        ),
+        (
+            ["export", "resnet18", "x.onnx", "--int8", "f", "--seed", "3"],
+            "--seed does nothing with weights that are not random; leave it out",
+        ),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    call: Called, command: list[str], said: str
+):
+    assert said in call.error(*command)
+
+
+def test_weights_that_lie_elsewhere_are_taken_whatever_they_are(
+    call: Called, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+
+    def verify(path: Path, *, weights: str | None) -> bool:
+        asked.append(weights)
+        return True
+
+    monkeypatch.setattr("resnet_cli.checks.verify", verify)
+    for more in ([], ["--weights", "w.pth"], ["--weights", "random"]):
+        call("check", "--verify", "c.json", *more)
+    assert asked == [None, "w.pth", "random"]
+
+
 @pytest.mark.parametrize("option", ["--certificate", "--html"])
 def test_a_place_that_cannot_be_written_is_refused_before_the_check(
     option: str, call: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
