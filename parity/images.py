@@ -51,22 +51,27 @@ def load_image(
     how = weights or Preprocessing()
     if not isinstance(how, Preprocessing):
         how = how.preprocessing
-    with (
-        _reading(path),
-        open_regular(path, _MOST_BYTES) as file,
-        Image.open(file) as image,
-    ):
-        return prepare(_in_rgb(image), **vars(how))
+    return prepare(seen(path), **vars(how))
 
 
-def from_image(image: Image.Image, how: Preprocessing | None = None) -> np.ndarray:
-    """Does what :func:`load_image` does with an image that is open.
+def seen(image: str | os.PathLike[str] | Image.Image) -> Image.Image:
+    """Returns the picture that people see, in RGB.
+
+    Args:
+        image: a file, or an image that is open; PIL reads that when it is asked for.
 
     Raises:
-        ValueError: as there; PIL reads what is in a file when it is asked for.
+        ValueError: as :func:`load_image`.
     """
-    with _reading(name_of(image)):
-        return prepare(_in_rgb(image), **vars(how or Preprocessing()))
+    if isinstance(image, Image.Image):
+        with _reading(name_of(image)):
+            return in_rgb(image)
+    with (
+        _reading(image),
+        open_regular(image, _MOST_BYTES) as file,
+        Image.open(file) as found,
+    ):
+        return in_rgb(found)
 
 
 def require_pixels(image: Image.Image) -> None:
@@ -105,8 +110,13 @@ def _reading(name: str | os.PathLike[str]) -> Iterator[None]:
         raise InputError(f"cannot be read ({what})", path=name) from error
 
 
-def _in_rgb(image: Image.Image) -> Image.Image:
-    """Returns the picture that people see, in RGB."""
+def in_rgb(image: Image.Image) -> Image.Image:
+    """Returns the picture that people see, in RGB, of an image of PIL's.
+
+    Raises:
+        InputError: nothing says what is white, or it is no photograph's shape.
+        Exception: its file is damaged; every format has its own.
+    """
     require_pixels(image)
     sides = sorted(image.size)
     if sides[0] * _MOST_RATIO < sides[1]:

@@ -15,7 +15,7 @@ from PIL import EpsImagePlugin, Image
 import parity
 import resnet_spec
 from parity.errors import InputError
-from parity.images import from_image, load_image, prepare
+from parity.images import load_image, prepare, seen
 from parity.weights.digest import differing_bits
 from resnet_spec import get_config, get_weights
 from resnet_training.pictures import picture
@@ -93,7 +93,7 @@ def test_a_picture_that_is_a_program_is_not_run(
     with pytest.raises(InputError, match=rf"image\.jpg: {said}"):
         load_image(path)
     with pytest.raises(InputError, match=said), Image.open(path) as image:
-        from_image(image)
+        seen(image)
     with pytest.raises(InputError, match=rf"image\.jpg: {said}"):
         picture(str(path))
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from parity.errors import OutputError
 from parity.files.stages import stage
@@ -56,11 +57,7 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
         if isinstance(error, FileExistsError):
             raise OutputError(path, "exists", "Use --force to replace it") from error
         if isinstance(error, OSError) and not isinstance(error, OutputError):
-            raise OutputError(
-                path,
-                f"cannot be written ({error.strerror or error})",
-                "Check the name, and the folder's space and permissions",
-            ) from error
+            raise _unwritten(path, error) from error
         raise
     finally:
         if file is not None:
@@ -113,17 +110,46 @@ def replacing_folder(
     except OSError as error:
         if isinstance(error, OutputError):
             raise
-        raise OutputError(
-            path,
-            f"cannot be written ({error.strerror or error})",
-            "Check the name, and the folder's space and permissions",
-        ) from error
+        raise _unwritten(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if file is not None:
             os.close(file)
     with suppress(OSError):  # as complete as it will be
         sync(target.parent)
+
+
+def require_place(
+    path: Path, overwrite: bool, require: Callable[[Path], None] | None = None
+) -> None:
+    """Checks, before anything is fetched or computed for it, that a target can be.
+
+    Args:
+        path: the target.
+        overwrite: replace what is there.
+        require: of a folder: refuses one that is not to be replaced.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    target = _target(path)
+    if require is None:
+        _require_free(target, path, overwrite)
+    else:
+        _require_free_folder(target, path, overwrite, require)
+    try:
+        with TemporaryFile(dir=target.parent):  # os.access() tells less
+            pass
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        path,
+        f"cannot be written ({error.strerror or error})",
+        "Check the name, and the folder's space and permissions",
+    )
 
 
 def _target(path: Path) -> Path:

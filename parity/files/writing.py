@@ -14,7 +14,7 @@ import numpy as np
 
 from parity.errors import CheckpointError, OutputError
 from parity.files import opening
-from parity.files.atomic import replacing, replacing_folder, sync
+from parity.files.atomic import replacing, replacing_folder, require_place, sync
 from parity.files.content import TOOL, written_metadata
 from parity.files.hub_folder import (
     require_folder,
@@ -219,6 +219,24 @@ def write(
                 )
         except CheckpointError as error:
             raise error.at(path) from error.__cause__
+
+
+def require_target(
+    path: str | os.PathLike[str], format: Format, *, overwrite: bool = False
+) -> None:
+    """Checks, before anything is fetched or read for it, that a target can be written.
+
+    Args:
+        path: the target.
+        format: as for :func:`save`.
+        overwrite: replace a file that is there, or a folder of the same kind.
+
+    Raises:
+        OutputError: it cannot.
+        ValueError: there is no such format.
+    """
+    _require_known(format)
+    require_place(Path(path), overwrite, _FOLDERS.get(format))
 
 
 def _require_known(format: str) -> None:
