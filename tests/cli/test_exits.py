@@ -323,6 +323,50 @@ def test_an_unreadable_file_is_refused_by_us_and_not_by_the_parser(
     assert "not readable" not in call.error("predict", pth, "--weights", "random")
 
 
+BOTH = "Use a smaller --size or --batch"
+NEITHER, BATCH = "Free some, or use a larger machine", "Use a smaller --batch"
+
+
+@pytest.mark.parametrize(
+    ("command", "place", "advice"),
+    [
+        (["check", "resnet18"], "checks.check", BOTH),
+        (["check", "resnet18", "--image", "a.jpg"], "checks.check", NEITHER),
+        (["check", "resnet18", "--train=cifar-paper"], "checks.check_run", BATCH),
+        (["check", "--self-test"], "checks.self_test", NEITHER),
+        (["check", "--verify", "c.json"], "checks.verify", NEITHER),
+        (["predict", "a.jpg"], "predictions.predict", NEITHER),
+        (["summary", "resnet18"], "tables.of_network", "Use a smaller --size"),
+        (["train", "data", "--out", "run"], "training.train", BOTH),
+        (["evaluate", "data", "--weights", "a.pth"], "training.evaluate_", BATCH),
+    ],
+)
+def test_too_little_memory_is_met_by_what_the_command_has(
+    call: Called,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    place: str,
+    advice: str,
+):
+    def fail(*arguments: object, **settings: object) -> None:
+        raise MemoryError("12 GiB are not there")
+
+    monkeypatch.setattr(f"resnet_cli.{place}", fail)
+    line = call.error(*command)
+    assert line == f"error: not enough memory (12 GiB are not there). {advice}"
+
+
+def test_a_conversion_with_too_little_memory_names_no_option(
+    call: Called, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pth: Path
+):
+    def fail(*arguments: object, **settings: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("parity.convert", fail)
+    line = call.error("convert", pth, tmp_path / "a.pth")
+    assert line == f"error: not enough memory. {NEITHER}"
+
+
 @pytest.mark.filterwarnings("default")
 def test_a_warning_of_others_is_a_note(
     call: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
