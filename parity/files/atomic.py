@@ -264,7 +264,9 @@ def _sweep(parent: Path) -> None:
         with suppress(OSError):
             is_folder = path.is_dir()
             flags = os.O_RDONLY if is_folder else os.O_WRONLY
-            file = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
+            for flag in ("O_NOFOLLOW", "O_NONBLOCK"):  # a FIFO could hold us for ever
+                flags |= getattr(os, flag, 0)
+            file = os.open(path, flags)
             try:
                 if lock(file, wait=False):
                     shutil.rmtree(path) if is_folder else path.unlink()
