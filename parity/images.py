@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from parity.errors import InputError
 from parity.inputs import open_regular
@@ -126,7 +126,9 @@ def in_rgb(image: Image.Image) -> Image.Image:
             advice="Cut out a part of it",
         )
     kind, tags = image.format, getattr(image, "tag_v2", {})
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    turn = turn_of(image)
+    image = image if turn is None else image.transpose(turn)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         # PIL scales what it reads as 16 bits in 32 to all of the 16.
         wide = image.mode == "I" and kind in ("PNG", "PPM")
@@ -145,6 +147,25 @@ def in_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Returns how a picture is turned by its EXIF; EXIF that is damaged turns none."""
+    try:
+        return _TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # PIL's exif_transpose() would read and write all the rest, too
+        return None
 
 
 def prepare(
