@@ -38,7 +38,7 @@ from parity.weights.identify import identify
 from parity.weights.state import as_array, convertible, state_dict
 from parity.weights.strict import require
 from parity.weights.twins import entries_in
-from resnet_spec import Preprocessing, ResNetConfig, __version__
+from resnet_spec import Preprocessing, ResNetConfig, __version__, resolve
 
 Format = Literal[
     "pth",
@@ -68,7 +68,7 @@ def save(
     path: str | os.PathLike[str],
     state: Any,
     *,
-    config: ResNetConfig | None = None,
+    config: str | ResNetConfig | None = None,
     format: Format | None = None,
     overwrite: bool = False,
     source: tuple[str, str] | None = None,
@@ -86,7 +86,7 @@ def save(
     Args:
         path: the target. Through a symbolic link its target is written.
         state: a model of either framework, or a mapping as ``state_dict`` returns it.
-        config: what network this is; a twin brings its own.
+        config: what network this is, or its name; a twin brings its own.
         format: ``"pth"``, ``"pth-legacy"`` (as before torch 1.6), ``"safetensors"``,
             ``"npz"``, ``"msgpack"`` (Flax's), ``"h5"`` and ``"weights.h5"`` (Keras's,
             which take no other names than Keras's), or a folder, ``"orbax"``,
@@ -112,9 +112,10 @@ def save(
         CheckpointError: the state has names or values that :func:`parity.load` would
             refuse, or the dialect has no words for the network.
         OutputError: the file cannot be written; what stood there stands there still.
-        ValueError: there is no such format, or no such dialect.
+        ValueError: there is no such format, dialect or network.
     """
     path = Path(path)
+    config = None if config is None else resolve(config)
     format = format or format_of(path, dialect)
     _require_known(format)
     speech = require_dialect(dialect or USUAL_DIALECT.get(format, OWN))
