@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 
@@ -123,7 +123,8 @@ def save(
     if isinstance(state, Mapping):
         arrays, bad = convertible(state)
     else:
-        arrays, config = state_dict(state), config or getattr(state, "config", None)
+        arrays = state_dict(state)
+        config = config or cast(ResNetConfig | None, getattr(state, "config", None))
     bad |= {
         name: f"is {problem}"
         for name, array in arrays.items()
