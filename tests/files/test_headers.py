@@ -144,13 +144,26 @@ def test_a_header_or_a_pickle_that_is_too_long_is_not_read(
     refused(path, "its pickle is longer than any network's")
 
 
+def _bytes_read() -> int:
+    """Counts all that this process has read so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts")
 def test_a_file_is_looked_at_before_it_is_read(path: Path):
     with open(path, "wb") as file:
         file.truncate(8 * 2**30)
-    refused(path, "is no .pth and no .safetensors")
-    with open(path, "r+b") as file:
-        file.write(b"PK\3\4")
-    refused(path, "does not end at the file's end")
+    for head, said in (
+        (b"", "is no .pth and no .safetensors"),
+        (b"PK\3\4", "does not end at the file's end"),
+        (b"\xff" * 8 + b"{", "its header claims"),
+        (b"\x1f\x8b", "is compressed with gzip"),
+    ):
+        with open(path, "r+b") as file:
+            file.write(head)
+        before = _bytes_read()
+        refused(path, said)
+        assert _bytes_read() - before < 2**24
 
 
 def test_a_long_name_or_many_make_no_long_line(path: Path, tensors):
