@@ -186,13 +186,15 @@ def require_place(
         OutputError: it cannot be written.
     """
     target = _target(path)
-    if require is None:
-        _require_free(target, path, overwrite)
-    else:
-        _require_free_folder(target, path, overwrite, require)
     try:
+        if require is None:
+            _require_free(target, path, overwrite)
+        else:
+            _require_free_folder(target, path, overwrite, require)
         with TemporaryFile(dir=target.parent):  # os.access() tells less
             pass
+    except OutputError:
+        raise
     except OSError as error:
         raise _unwritten(path, error) from error
 

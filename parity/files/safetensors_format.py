@@ -117,7 +117,7 @@ def entries_at(
         values = array.reshape(-1).view(np.uint8)
         if file.readinto(values) != values.size:  # type: ignore[attr-defined]
             raise CheckpointError(
-                "changed while it was read. Wait until it is complete"
+                "changed while it was read", advice="Wait until it is complete"
             )
         hear(values)
         yield name, array

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import parity
-from parity.errors import CheckpointError
+from parity.errors import CheckpointError, InputError
 from parity.files import pth, reading, safetensors_format
 from parity.weights.digest import differing_bits
 from tests.support.corpus import refused
@@ -202,6 +203,28 @@ def test_a_tensor_that_is_to_be_negated_is_read_by_value(path: Path, tensors, ar
     assert negated.is_neg()
     torch.save({**tensors, "fc.bias": negated}, path)
     assert differing_bits(parity.load(path), arrays) == {}
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "cannot be read (No data. Offset 3)",
+        "a. B is of the shape (0,)",
+        {"unexpected": ["a. B", "c"]},
+    ],
+)
+def test_a_full_stop_in_what_is_quoted_is_no_advice(problem: Any):
+    error = InputError(problem, path="w.pth")
+    assert str(error).endswith(". Get the file again, or another one")
+    assert str(InputError(problem).at("w.pth")) == str(error)
+    told = InputError(problem, path="w.pth", advice="Go away. Now")
+    assert str(told).endswith(". Go away. Now")
+    assert str(told).count("Get the file") == 0
+
+
+def test_an_entry_whose_name_has_a_full_stop_is_refused_with_advice(path: Path):
+    path.write_bytes(_header(f'{{"a. B":{_entry(shape="[true]")}}}', b"1234"))
+    refused(path, "'a. B' is malformed. Get the file again, or another one")
 
 
 def test_every_refusal_says_what_to_do(path: Path, tensors):
