@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -246,3 +248,48 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_check(
         line = call.error("check", "resnet18", option, place, code=3)
         assert line.startswith(f"error: {place}: {problem}")
     assert list(tmp_path.iterdir()) == [link]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check", "resnet18", "--certificate"),
+        ("check", "resnet18", "--html"),
+        ("check", "resnet18", "--train", "cifar-paper", "--html"),
+        ("summary", "--all", "--plot"),
+        ("export", "resnet18", "--weights", "random", "--force"),
+        ("convert", "--force"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["fifo", "device", "socket", "link"])
+def test_nothing_is_written_onto_what_is_no_regular_file(
+    call: Called,
+    tmp_path: Path,
+    pth: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    kind: str,
+):
+    for place in ("checks._run", "tables.of_all"):
+        monkeypatch.setattr(f"resnet_cli.{place}", lambda *_: pytest.fail("ran"))
+    name = {"--plot": "x.png", "export": "x.onnx", "convert": "x.pth"}
+    known = next((name[word] for word in command if word in name), "x.html")
+    path = odd = tmp_path / known
+    if kind == "link":
+        odd = tmp_path / "odd"
+        path.symlink_to(odd)
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(odd))
+    elif kind == "device":
+        path.symlink_to("/dev/null")
+        odd = Path("/dev/null")
+    else:
+        os.mkfifo(odd)
+    before = odd.stat().st_mode
+    if command[0] == "convert":
+        command = ("convert", str(pth), *command[1:])
+    line = call.error(*command, path, code=3)
+    assert line.startswith(f"error: {path}: is no regular file")
+    assert odd.stat().st_mode == before
+    assert path.is_symlink() == (kind in ("link", "device"))
