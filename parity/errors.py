@@ -45,8 +45,7 @@ class InputError(ValueError):
             )
         if path is not None:
             text = f"{_shown(path)}: {text}"
-            if advice is None and ". " not in "".join(self.problems):
-                advice = "Get the file again, or another one"
+            advice = advice or "Get the file again, or another one"
         if advice is not None:
             text = f"{text}. {plain(advice)}"
         super().__init__(text)

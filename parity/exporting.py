@@ -22,7 +22,7 @@ from parity.exports.programs import (
     load_exported,
     serialized,
 )
-from parity.files.atomic import replacing
+from parity.files.atomic import replacing, require_place
 from parity.images import normalised, random_images
 from parity.judging.programs import check_program
 from parity.judging.report import Report
@@ -116,14 +116,7 @@ def export(
     require("torch")
     config, state = configured(model)
     path = Path(path)
-    to = to or container_of(path)
-    if to in CONTAINERS and container_of(path) != to:
-        extension = CONTAINERS[to].EXTENSION
-        raise InputError(
-            f"is no name of a program of {to}",
-            path=path,
-            advice=f"Let it end in {extension}",
-        )
+    to = require_places(path, config, to, overwrite=overwrite)
     certificate = path.with_name(f"{path.name}{SUFFIX}")
     recipe = recipe or _recipe_of(config)
     with ExitStack() as stack:
@@ -141,6 +134,48 @@ def export(
         files[1].write_text(to_certificate(report, asked.to_dict()), encoding="utf-8")
     sha256 = hashlib.sha256(data).hexdigest()
     return Export(path, certificate, to, len(data), sha256, report)
+
+
+def require_places(
+    path: Path,
+    config: ResNetConfig,
+    to: str | None = None,
+    *,
+    beside: str = SUFFIX,
+    overwrite: bool = False,
+) -> str:
+    """Checks, before anything is fetched or computed for it, that a program can be.
+
+    Args:
+        path: the file.
+        config: the network.
+        to: as :func:`export` takes it.
+        beside: what the name of the file beside it ends in.
+        overwrite: replace files that are there.
+
+    Returns:
+        The container.
+
+    Raises:
+        InputError: the name is no such program's.
+        OutputError: a file is there, or cannot be written.
+        ValueError: the network returns several maps.
+    """
+    to = to or container_of(path)
+    if to in CONTAINERS and path.suffix != CONTAINERS[to].EXTENSION:
+        raise InputError(
+            f"is no name of a program of {to}",
+            path=path,
+            advice=f"Let it end in {CONTAINERS[to].EXTENSION}",
+        )
+    if config.out_indices is not None:
+        raise ValueError(
+            f"out_indices is {config.out_indices}; a program has one result: write the "
+            "network without them"
+        )
+    for target in (path, path.with_name(f"{path.name}{beside}")):
+        require_place(target, overwrite)
+    return to
 
 
 @dataclass(frozen=True)

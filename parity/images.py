@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from parity.errors import InputError
 from parity.inputs import open_regular
@@ -51,22 +51,27 @@ def load_image(
     how = weights or Preprocessing()
     if not isinstance(how, Preprocessing):
         how = how.preprocessing
-    with (
-        _reading(path),
-        open_regular(path, _MOST_BYTES) as file,
-        Image.open(file) as image,
-    ):
-        return prepare(_in_rgb(image), **vars(how))
+    return prepare(seen(path), **vars(how))
 
 
-def from_image(image: Image.Image, how: Preprocessing | None = None) -> np.ndarray:
-    """Does what :func:`load_image` does with an image that is open.
+def seen(image: str | os.PathLike[str] | Image.Image) -> Image.Image:
+    """Returns the picture that people see, in RGB.
+
+    Args:
+        image: a file, or an image that is open; PIL reads that when it is asked for.
 
     Raises:
-        ValueError: as there; PIL reads what is in a file when it is asked for.
+        ValueError: as :func:`load_image`.
     """
-    with _reading(name_of(image)):
-        return prepare(_in_rgb(image), **vars(how or Preprocessing()))
+    if isinstance(image, Image.Image):
+        with _reading(name_of(image)):
+            return in_rgb(image)
+    with (
+        _reading(image),
+        open_regular(image, _MOST_BYTES) as file,
+        Image.open(file) as found,
+    ):
+        return in_rgb(found)
 
 
 def require_pixels(image: Image.Image) -> None:
@@ -105,8 +110,13 @@ def _reading(name: str | os.PathLike[str]) -> Iterator[None]:
         raise InputError(f"cannot be read ({what})", path=name) from error
 
 
-def _in_rgb(image: Image.Image) -> Image.Image:
-    """Returns the picture that people see, in RGB."""
+def in_rgb(image: Image.Image) -> Image.Image:
+    """Returns the picture that people see, in RGB, of an image of PIL's.
+
+    Raises:
+        InputError: nothing says what is white, or it is no photograph's shape.
+        Exception: its file is damaged; every format has its own.
+    """
     require_pixels(image)
     sides = sorted(image.size)
     if sides[0] * _MOST_RATIO < sides[1]:
@@ -116,7 +126,9 @@ def _in_rgb(image: Image.Image) -> Image.Image:
             advice="Cut out a part of it",
         )
     kind, tags = image.format, getattr(image, "tag_v2", {})
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    turn = turn_of(image)
+    image = image if turn is None else image.transpose(turn)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         # PIL scales what it reads as 16 bits in 32 to all of the 16.
         wide = image.mode == "I" and kind in ("PNG", "PPM")
@@ -135,6 +147,25 @@ def _in_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Returns how a picture is turned by its EXIF; EXIF that is damaged turns none."""
+    try:
+        return _TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # PIL's exif_transpose() would read and write all the rest, too
+        return None
 
 
 def prepare(

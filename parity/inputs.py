@@ -38,18 +38,19 @@ def open_regular(
             advice="Check the path and its permissions",
         ) from refused
     found = os.fstat(descriptor)
-    problem = None
+    problem = advice = None
     if stat.S_ISDIR(found.st_mode):
-        problem = "is a directory. Name a file in it"
+        problem, advice = "is a directory", "Name a file in it"
     elif not stat.S_ISREG(found.st_mode):
-        problem = "is no regular file. Copy its content to one first"
+        problem, advice = "is no regular file", "Copy its content to one first"
     elif found.st_size == 0:
-        problem = "is empty. Get the file again"
+        problem, advice = "is empty", "Get the file again"
     elif found.st_size > most:
-        problem = f"is larger than {most} bytes. Check that it is the right file"
+        problem = f"is larger than {most} bytes"
+        advice = "Check that it is the right file"
     if problem is not None:
         os.close(descriptor)
-        raise error(problem, path=path)
+        raise error(problem, path=path, advice=advice)
     return open(descriptor, "rb")
 
 

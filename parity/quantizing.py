@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from parity.errors import InputError
-from parity.exporting import configured
+from parity.exporting import configured, require_places
 from parity.exports import int8, onnx_format
 from parity.exports.facts import Facts
 from parity.files.atomic import replacing
@@ -108,10 +108,7 @@ def quantize(
     require("torch", *onnx_format.NEEDS)
     config, state = configured(model)
     path = Path(path)
-    if path.suffix != onnx_format.EXTENSION:
-        raise InputError(
-            "is no name of a program of onnx", path=path, advice="Let it end in .onnx"
-        )
+    require_places(path, config, "onnx", beside=SUFFIX, overwrite=overwrite)
     images = np.asarray(images)
     wanted = np.uint8 if preprocessing is not None else np.float32
     if images.ndim != 4 or not len(images) or images.dtype != wanted:
@@ -184,6 +181,27 @@ def photographs(
         InputError: there are none, or one is no image.
         ValueError: the network takes no photographs.
     """
+    files = photographs_in(folder, config)
+    if not pixels:
+        return np.concatenate([load_image(file, how) for file in files])
+    plain = replace(how, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    found = np.concatenate([load_image(file, plain) for file in files])
+    return np.rint(found).astype(np.uint8).transpose(0, 2, 3, 1).copy()
+
+
+def photographs_in(
+    folder: str | os.PathLike[str], config: ResNetConfig
+) -> Sequence[Path]:
+    """Returns the files of a folder that :func:`photographs` reads.
+
+    Args:
+        folder: in which they lie, or in folders of which.
+        config: the network that they are for.
+
+    Raises:
+        InputError: there are none.
+        ValueError: the network takes no photographs.
+    """
     require_photographs(config, folder)
     files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in _KINDS)
     if not files:
@@ -192,12 +210,7 @@ def photographs(
             path=folder,
             advice=f"Name a folder of files that end in {', '.join(_KINDS)}",
         )
-    files = files[:: -(-len(files) // MOST)]  # of every class, if each has a folder
-    if not pixels:
-        return np.concatenate([load_image(file, how) for file in files])
-    plain = replace(how, mean=(0.0,) * 3, std=(1 / 255,) * 3)
-    found = np.concatenate([load_image(file, plain) for file in files])
-    return np.rint(found).astype(np.uint8).transpose(0, 2, 3, 1).copy()
+    return files[:: -(-len(files) // MOST)]  # of every class, if each has a folder
 
 
 def _loss(

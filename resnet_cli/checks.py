@@ -12,7 +12,9 @@ from typing import Any
 
 from parity.errors import OutputError
 from parity.exporting import ProgramRecipe
+from parity.exports.programs import CONTAINERS, MOST_BYTES, container_of
 from parity.files.atomic import replacing
+from parity.inputs import open_regular
 from parity.judging.report import Report
 from parity.mutants import selftest
 from parity.recipe import FieldError, Recipe
@@ -147,7 +149,9 @@ def _run(recipe: Recipe) -> tuple[str, Report]:
 
 
 def _run_program(recipe: ProgramRecipe, folder: Path) -> tuple[str, Report]:
-    require("torch")
+    require("torch", *CONTAINERS[container_of(recipe.program)].NEEDS)
+    with open_regular(folder / recipe.program, MOST_BYTES):  # is it there?
+        pass
     with download_bar() as progress:
         chosen = recipe.recipe.choose(progress)
     say_notes(recipe.recipe.weights, chosen.notes)

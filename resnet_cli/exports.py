@@ -20,6 +20,7 @@ from resnet_cli.options import (
     Settings,
     Weights,
     read_overrides,
+    require_use_of_weights,
 )
 from resnet_spec.printable import plain
 
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="A network, from `resnet-twins list`.")],
     out: Annotated[
         Path,
@@ -82,15 +84,18 @@ def export(
     there only if it passes, with a certificate beside it. What --int8 writes is not
     equal, and is not judged: what it loses is said.
     """
-    from parity.exporting import ProgramError
+    from parity.exporting import SUFFIX, ProgramError, require_places
     from parity.exporting import export as write
-    from parity.exports.programs import CONTAINERS, container_of
+    from parity.exports.programs import CONTAINERS, container_of, require_colors
     from parity.files.preprocessing import preprocessing_for
+    from parity.quantizing import SUFFIX as LOSS
+    from parity.quantizing import photographs, photographs_in
     from parity.recipe import FieldError, Recipe
     from parity.weights.twins import require
     from resnet_cli.progress import download_bar, say_notes, status
     from resnet_spec import Preprocessing
 
+    require_use_of_weights(context, weights, seeded=int8 is None)
     to = to or container_of(out)
     if to not in CONTAINERS:
         raise ValueError(f"--to {to}: it must be one of {', '.join(CONTAINERS)}")
@@ -113,13 +118,22 @@ def export(
         raise ValueError(f"--{error}") from error
     if int8 is not None and (to, dtype) != ("onnx", "float32"):
         raise ValueError("--int8 is for --to onnx, and goes without --dtype")
+    beside = SUFFIX if int8 is None else LOSS
+    require_places(out, recipe.config, to, beside=beside, overwrite=force)
+    if preprocessing:
+        require_colors(recipe.config)
+    if int8 is not None:
+        photographs_in(int8, recipe.config)
     how = preprocessing_for(recipe.config, weights) or Preprocessing()
+    images: Any = None
+    if int8 is not None:
+        images = photographs(int8, recipe.config, how, pixels=preprocessing)
     with download_bar() as progress:
         chosen = recipe.choose(progress)
     say_notes(weights, chosen.notes)
-    if int8 is not None:
-        given = (recipe.config, chosen.state, out, int8)
-        _round(*given, how, preprocessing, force, as_json)
+    inside = how if preprocessing else None
+    if images is not None:
+        _round((recipe.config, chosen.state), out, images, inside, force, as_json)
         return
     try:
         with status(f"exporting {name}") as say:
@@ -128,7 +142,7 @@ def export(
                 out,
                 to=to,
                 dtype=dtype,
-                preprocessing=how if preprocessing else None,
+                preprocessing=inside,
                 overwrite=force,
                 seed=seed,
                 recipe=recipe,
@@ -159,26 +173,18 @@ def export(
 
 
 def _round(
-    config: Any,
-    state: Any,
-    out: Path,
-    folder: Path,
-    how: Any,
-    inside: bool,
-    force: bool,
-    as_json: bool,
+    model: Any, out: Path, images: Any, inside: Any, force: bool, as_json: bool
 ) -> None:
     """Writes a program of 8-bit integers, and says what it loses."""
     from dataclasses import asdict
 
-    from parity.quantizing import photographs, quantize
+    from parity.quantizing import quantize
     from resnet_cli.progress import status
 
-    images = photographs(folder, config, how, pixels=inside)
     with status(f"rounding {out.name}") as say:
         done = quantize(
-            *((config, state), out, images),
-            preprocessing=how if inside else None,
+            *(model, out, images),
+            preprocessing=inside,
             overwrite=force,
             progress=say,
         )

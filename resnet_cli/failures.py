@@ -52,7 +52,8 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str]) -> None:
         if debug:
             traceback.print_exc()
         code = exit_code(error)
-        tell(f"error: {one_line(error)}")
+        smaller = _smaller(app, arguments) if isinstance(error, MemoryError) else ()
+        tell(f"error: {one_line(error, smaller)}")
     try:
         _print(said.getvalue())
     except OSError as error:
@@ -125,8 +126,31 @@ _EXTRAS = {
 """What has a module that is not installed."""
 
 
-def one_line(error: Exception) -> str:
-    """Says what went wrong, and what to do about it."""
+def _smaller(app: typer.Typer, arguments: Sequence[str]) -> list[str]:
+    """Returns the options of a call by which it would need less memory."""
+    command = typer.main.get_command(app)
+    name = next((one for one in arguments if not one.startswith("-")), "")
+    command = getattr(command, "commands", {}).get(name, command)
+    has = {option for one in command.params for option in one.opts}
+    given = {one.partition("=")[0] for one in arguments}
+    for other, left in {
+        "--image": (),
+        "--verify": (),
+        "--self-test": (),
+        "--train": ("--batch",),
+    }.items():
+        if other in given & has:
+            has = has.intersection(left)
+    return [option for option in ("--size", "--batch") if option in has]
+
+
+def one_line(error: Exception, smaller: Sequence[str] = ()) -> str:
+    """Says what went wrong, and what to do about it.
+
+    Args:
+        error: that ended the command.
+        smaller: options by which it would need less memory.
+    """
     from parity.errors import DownloadError, OutputError
 
     if _is_usage(error):
@@ -140,7 +164,9 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"the output cannot be written ({error.strerror or error})"
     if isinstance(error, MemoryError):
-        return f"not enough memory ({text}). Use a smaller --size or --batch"
+        said = f"not enough memory ({text})" if text else "not enough memory"
+        advice = f"Use a smaller {' or '.join(smaller)}"
+        return f"{said}. {advice if smaller else 'Free some, or use a larger machine'}"
     return f"{type(error).__name__}: {text}. This is a bug; --debug shows where"
 
 

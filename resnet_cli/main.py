@@ -29,8 +29,11 @@ from resnet_cli.options import (
     Seed,
     Settings,
     Weights,
+    given,
     read_overrides,
     read_size,
+    refuse_idle,
+    require_use_of_weights,
 )
 from resnet_spec.printable import plain
 
@@ -245,6 +248,7 @@ def dialects(as_json: Json = False) -> None:
 
 @app.command("check")
 def check_(
+    context: typer.Context,
     name: Name = None,
     weights: Weights = "random",
     image: Annotated[
@@ -327,14 +331,20 @@ def check_(
         raise ValueError("check takes a network's name, --self-test or --verify FILE")
     if name is None and (html, certificate) != (None, None):
         raise ValueError("--html and --certificate go with a network's name")
-    if recipe is not None:
-        if name is None or certificate is not None or weights != "random":
-            raise ValueError(
-                "--train goes with a network's name, and without --certificate and "
-                "--weights"
-            )
+    if self_test:
+        refuse_idle(context, "--self-test", but=("self_test", "as_json"))
+        ok = checks.self_test(as_json=as_json)
+    elif verify is not None:
+        refuse_idle(context, "--verify", but=("verify", "weights"))
+        elsewhere = weights if "weights" in given(context) else None
+        ok = checks.verify(verify, weights=elsewhere)
+    elif recipe is not None:
+        used = ("recipe", "settings", "batch", "steps", "seed", "as_json", "html")
+        refuse_idle(context, "--train", but=used)
+        if "steps" in given(context) and not steps:
+            raise ValueError("--steps 0: give --train one step at least")
         ok = checks.check_run(
-            name,
+            name or "",
             recipe,
             read_overrides(settings),
             batch=batch,
@@ -343,11 +353,12 @@ def check_(
             as_json=as_json,
             html=html,
         )
-    elif self_test:
-        ok = checks.self_test(as_json=as_json)
-    elif verify is not None:
-        ok = checks.verify(verify, weights=None if weights == "random" else weights)
     else:
+        require_use_of_weights(context, weights)
+        if image is not None:
+            refuse_idle(context, "--image", idle=("size", "batch"))
+        if as_json:
+            refuse_idle(context, "--json", idle=("brief",))
         ok = checks.check(
             {
                 "name": name,
@@ -380,6 +391,7 @@ def check_(
 
 @app.command()
 def predict(
+    context: typer.Context,
     image: Annotated[
         Path,
         typer.Argument(
@@ -405,6 +417,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify a photograph into ImageNet's classes, or the network's own."""
+    require_use_of_weights(context, weights, seeded=False)
     from parity.files.safetensors_format import own_config
     from parity.files.selecting import Selection
     from resnet_cli import predictions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Optional
 
@@ -68,6 +68,70 @@ Settings = Annotated[
         "--set", metavar="FIELD=VALUE", help="Override a setting, as num_classes=10."
     ),
 ]
+
+
+OF_FILES = ("key", "prefix", "ignore", "rename", "dialect", "allow_nonfinite")
+"""Parameters that say what of a file is meant."""
+
+
+def given(context: typer.Context) -> dict[str, str]:
+    """Returns the options that the user wrote, by the names of their parameters."""
+    return {
+        str(one.name): max(one.opts, key=len)
+        for one in context.command.params
+        if one.param_type_name == "option"
+        and (source := context.get_parameter_source(str(one.name))) is not None
+        and source.name == "COMMANDLINE"
+    }
+
+
+def refuse_idle(
+    context: typer.Context,
+    beside: str,
+    *,
+    but: Collection[str] | None = None,
+    idle: Collection[str] = (),
+) -> None:
+    """Refuses options that were given and would do nothing.
+
+    Args:
+        context: the call.
+        beside: what makes them idle, in words.
+        but: parameters that do something; all others are idle.
+        idle: those that are, if these are fewer.
+
+    Raises:
+        ValueError: there is one.
+    """
+    found = [
+        option
+        for name, option in given(context).items()
+        if (name in idle if but is None else name not in but)
+    ]
+    if found:
+        do, them = ("does", "it") if len(found) == 1 else ("do", "them")
+        raise ValueError(
+            f"{' and '.join(found)} {do} nothing with {beside}; leave {them} out"
+        )
+
+
+def require_use_of_weights(
+    context: typer.Context, weights: str, *, seeded: bool = True
+) -> None:
+    """Refuses what says something of a file, or of a draw, where there is none.
+
+    Args:
+        context: the call.
+        weights: that were asked for.
+        seeded: whether the seed is for more than weights.
+
+    Raises:
+        ValueError: it was given.
+    """
+    if weights == "random":
+        refuse_idle(context, "--weights random", idle=OF_FILES)
+    elif not seeded:
+        refuse_idle(context, "weights that are not random", idle=("seed",))
 
 
 def read_overrides(settings: Sequence[str]) -> dict[str, Any]:

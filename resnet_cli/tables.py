@@ -9,6 +9,7 @@ from typing import Any
 
 import resnet_spec
 from parity.errors import OutputError
+from parity.files.atomic import require_place
 from parity.reports.sizes import Size, plot_sizes
 from parity.running.layers import Layer, layers
 from parity.text import table
@@ -103,7 +104,7 @@ def require_plot(path: Path, *, picture: bool = False) -> None:
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
-        OutputError: there is no such folder.
+        OutputError: it cannot be written.
         ValueError: no picture has this ending.
     """
     import matplotlib  # noqa: F401  is it there?
@@ -116,6 +117,8 @@ def require_plot(path: Path, *, picture: bool = False) -> None:
         )
     if not path.absolute().parent.is_dir():
         raise OutputError(path, f"there is no folder {path.parent}", "Make it first")
+    if picture:  # of a page the check itself makes sure
+        require_place(path, overwrite=True)
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:

@@ -21,6 +21,7 @@ from rich.progress import (
 import resnet_spec
 from parity.errors import InputError
 from parity.inputs import read_text
+from parity.weights.twins import require
 from resnet_cli.failures import tell
 from resnet_cli.progress import download_bar, say_notes, status
 from resnet_spec import TrainingRecipe, get_recipe
@@ -97,6 +98,8 @@ def train(
         stop_at: steps after which to stop.
         options: what changes no number.
     """
+    if options.tensorboard:
+        require("tensorboardX")
     if again:
         run = resume(
             out, data, backend, recipe=recipe, val_split=val_split, options=options
@@ -209,6 +212,7 @@ def evaluate_(
     as_json: bool,
 ) -> None:
     """Prints the accuracy of weights over images, by each framework's twin."""
+    require(*frameworks)
     rows, source, speaks = [], open_images(data), True
     for framework in frameworks:
         with download_bar() as progress, status(f"evaluating in {framework}"):

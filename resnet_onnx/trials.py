@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import secrets
+import stat
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,9 @@ PACKAGES = ("resnet-twins", "torch", "jax", "jaxlib", "onnxruntime", "openvino")
 
 WARM, ROUNDS, ENOUGH = 2, 15, 1.0
 """Calls before the first that counts, calls that count at most, seconds for these."""
+
+
+_MOST_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,8 @@ class Trials:
             "failed": dict(trial.failed),
         }
         path = cache_file()
+        if path.exists() and not path.is_file():  # a device, or a FIFO: it stays
+            return
         with suppress(OSError):  # where there is no place for it, it is tried again
             path.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps({**_read(), self._key(shape): told}, indent=1)
@@ -164,10 +170,19 @@ def cache_file() -> Path:
 
 
 def _read() -> dict[str, Any]:
-    with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(cache_file().read_text("utf-8"))
-        return found if isinstance(found, dict) else {}
+    with (
+        suppress(OSError, ValueError, RecursionError),
+        open(cache_file(), "rb", opener=_at_once) as file,
+    ):
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            found = json.loads(file.read(_MOST_BYTES))
+            return found if isinstance(found, dict) else {}
     return {}
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens what is there; a FIFO could hold us for ever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _processors() -> int:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from parity.files.atomic import replacing
+from parity.inputs import read_text
 
 METRICS, CURVES, PAGE = "metrics.jsonl", "curves.png", "run.html"
+
+_MOST_BYTES = 2**32
 
 Line = dict[str, Any]
 
@@ -66,10 +69,14 @@ def _text(line: Line) -> str:
 
 
 def read(folder: Path) -> list[Line]:
-    """Returns a run's lines; the last one, if it is half written, is left out."""
-    path = folder / METRICS
-    found = []
-    for text in path.read_text("utf-8").split("\n") if path.exists() else []:
+    """Returns a run's lines; the last one, if it is half written, is left out.
+
+    Raises:
+        InputError: they are in no regular file, or no text.
+    """
+    path, found = folder / METRICS, []
+    empty = not path.exists() or (path.is_file() and not path.stat().st_size)
+    for text in [] if empty else read_text(path, _MOST_BYTES).split("\n"):
         try:
             line = json.loads(text)
         except ValueError:

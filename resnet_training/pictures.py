@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -12,7 +13,7 @@ import PIL
 from PIL import Image, UnidentifiedImageError, features
 
 from parity.errors import InputError
-from parity.images import require_pixels
+from parity.images import in_rgb, require_pixels, turn_of
 from parity.inputs import open_regular
 
 Item = str | np.ndarray
@@ -27,52 +28,52 @@ _ADVICE = "Repair or remove it, or skip broken images (skip_broken, --skip-broke
 
 
 def picture(item: Item, channels: int = 3) -> Image.Image:
-    """Reads an image, as torchvision's ``ImageFolder`` does: with PIL, in RGB.
+    """Reads an image in RGB, as people see it.
 
-    So EXIF turns nothing, and transparency is dropped.
+    Of ordinary ones these are the pixels of torchvision's ``ImageFolder``. What that
+    misreads is read as :func:`parity.load_image` reads it: turned as EXIF says, on
+    white, gray of 16 bits scaled.
 
     Args:
         item: a file, or pixels.
         channels: 3, or 1 for gray: what RGB becomes in PIL's mode L.
 
     Raises:
-        InputError: the file cannot be read, is no image, a damaged one, or one a
-            hundred times longer than wide.
+        InputError: the file cannot be read, is no image, a damaged one, one whose
+            white nothing tells, or one a hundred times longer than wide.
     """
     if isinstance(item, str):
         image = _of_file(item)
     else:
         image = Image.fromarray(item)
         image = image if image.mode == "RGB" else image.convert("RGB")
+        _require_shape(image)
+    return image.convert("L") if channels == 1 else image
+
+
+def _require_shape(image: Image.Image) -> None:
     short, long = sorted(image.size)
     if short * _MOST_RATIO < long:
         raise InputError(
             f"is {image.width} pixels wide and {image.height} high, no photograph",
-            path=item if isinstance(item, str) else None,
             advice=_ADVICE,
         )
-    return image.convert("L") if channels == 1 else image
 
 
 def _of_file(path: str) -> Image.Image:
     with open_regular(path, _MOST_BYTES) as file:
         data = file.read()
-    quick = _equal_simplejpeg()
-    if quick is not None and data[:2] == b"\xff\xd8":
-        try:
-            height, width, colors, _ = quick.decode_jpeg_header(data)
-            known = colors in ("YCbCr", "Gray")
-            if known and height * width <= (Image.MAX_IMAGE_PIXELS or 0):
-                return Image.fromarray(quick.decode_jpeg(data, "RGB"))
-        except ValueError:  # Pillow forgives more, and says better what is wrong
-            pass
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            require_pixels(image)
-            if image.mode == "P" and image.has_transparency_data:
-                # The same colours; straight to RGB PIL warns.
-                return image.convert("RGBA").convert("RGB")
-            return image.convert("RGB")
+        with warnings.catch_warnings():
+            # Of thousands of pictures; from a loader's process they would come raw.
+            warnings.simplefilter("ignore")
+            if (found := _quickly(data)) is not None:
+                _require_shape(found)
+                return found
+            with Image.open(io.BytesIO(data)) as image:
+                require_pixels(image)
+                _require_shape(image)
+                return in_rgb(image)
     except InputError as error:
         raise error.at(path) from None
     except MemoryError:
@@ -84,6 +85,33 @@ def _of_file(path: str) -> Image.Image:
         what = " ".join(str(error).split()) or type(error).__name__
         problem = f"cannot be read as an image ({what.rstrip('.')})"
         raise InputError(problem, path=path, advice=_ADVICE) from error
+
+
+def _quickly(data: bytes) -> Image.Image | None:
+    """Decodes a JPEG by simplejpeg; ``None`` for what Pillow must read."""
+    quick = _equal_simplejpeg()
+    if quick is None or data[:2] != b"\xff\xd8":
+        return None
+    try:
+        height, width, colors, _ = quick.decode_jpeg_header(data)
+        if colors not in ("YCbCr", "Gray"):
+            return None
+        if height * width > (Image.MAX_IMAGE_PIXELS or 0) or _is_turned(data):
+            return None
+        return Image.fromarray(quick.decode_jpeg(data, "RGB"))
+    except ValueError:  # Pillow forgives more, and says better what is wrong
+        return None
+
+
+def _is_turned(data: bytes) -> bool:
+    """Whether its EXIF, or XMP in its place, turns a JPEG."""
+    if b"Exif\0\0" not in data and b"tiff:Orientation" not in data:
+        return False
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return turn_of(image) is not None
+    except Exception:  # what is wrong with it, whoever decodes it will say
+        return False
 
 
 def decoder() -> str:

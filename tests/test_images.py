@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torchvision
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, features
 
 import parity
 import resnet_spec
 from parity.errors import InputError
-from parity.images import from_image, load_image, prepare
+from parity.images import load_image, prepare, seen
 from parity.weights.digest import differing_bits
 from resnet_spec import get_config, get_weights
 from resnet_training.pictures import picture
@@ -93,7 +93,7 @@ def test_a_picture_that_is_a_program_is_not_run(
     with pytest.raises(InputError, match=rf"image\.jpg: {said}"):
         load_image(path)
     with pytest.raises(InputError, match=said), Image.open(path) as image:
-        from_image(image)
+        seen(image)
     with pytest.raises(InputError, match=rf"image\.jpg: {said}"):
         picture(str(path))
 
@@ -271,6 +271,20 @@ def test_what_is_no_photographs_shape_is_refused(tmp_path: Path, size: tuple[int
         parity.load_image(path)
 
 
+def test_what_a_decoder_says_is_no_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*arguments: object) -> None:
+        raise OSError("broken data stream. Offset 3")
+
+    path = tmp_path / "image.png"
+    Image.new("RGB", (40, 30)).save(path)
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    said = r"cannot be read \(broken data stream\. Offset 3\)\. Get the file again"
+    with pytest.raises(InputError, match=said):
+        parity.load_image(path)
+
+
 def test_what_is_no_regular_file_is_no_image(tmp_path: Path):
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", Path("/dev/zero")):
@@ -281,7 +295,18 @@ def test_what_is_no_regular_file_is_no_image(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("ignore")  # of PIL's
-@pytest.mark.parametrize("suffix", ["png", "jpg", "ppm", "tiff", "webp", "gif", "dds"])
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        *("png", "jpg", "ppm", "tiff", "webp", "gif", "dds"),
+        pytest.param(
+            "avif",
+            marks=pytest.mark.skipif(
+                not features.check("avif"), reason="this Pillow has no AVIF"
+            ),
+        ),
+    ],
+)
 def test_a_damaged_picture_is_read_or_refused_in_one_line(tmp_path: Path, suffix: str):
     path = tmp_path / f"image.{suffix}"
     Image.fromarray(np.stack([_noise(seed, (40, 30)) for seed in range(3)], -1)).save(

@@ -61,11 +61,8 @@ def serialized(
         raise ValueError(f"to is {to!r}; it must be one of {', '.join(CONTAINERS)}")
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
-    if preprocessing is not None and config.in_channels != 3:
-        raise ValueError(
-            f"the network takes {config.in_channels} channels; preprocessing is for "
-            "photographs, of 3"
-        )
+    if preprocessing is not None:
+        require_colors(config)
     container = CONTAINERS[to]
     require(*container.NEEDS)
     state = cast(state, dtype)
@@ -81,6 +78,19 @@ def serialized(
         },
     )
     return container.write(facts, state)
+
+
+def require_colors(config: ResNetConfig) -> None:
+    """Checks that pixels of photographs are an input of a network.
+
+    Raises:
+        ValueError: it takes other channels.
+    """
+    if config.in_channels != 3:
+        raise ValueError(
+            f"the network takes {config.in_channels} channels; preprocessing is for "
+            "photographs, of 3"
+        )
 
 
 def container_of(path: str | os.PathLike[str]) -> str:

@@ -238,8 +238,8 @@ def _check_names(names: list[str]) -> None:
     records = [name.removeprefix(prefix)[1:] for name in names]
     if any(name == "constants.pkl" or name.startswith("code/") for name in records):
         raise CheckpointError(
-            "is a TorchScript program, not weights. "
-            "Save module.state_dict() with torch.save"
+            "is a TorchScript program, not weights",
+            advice="Save module.state_dict() with torch.save",
         )
     if "data.pkl" not in records:
         raise CheckpointError(

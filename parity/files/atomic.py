@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
@@ -10,11 +11,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from parity.errors import OutputError
 from parity.files.stages import stage
 
 _PREFIX, _SUFFIX = ".resnet-twins-", ".tmp"
+_OLD, _DIGITS = ".old-", 8  # behind a folder's name, while it is replaced
 
 
 @contextmanager
@@ -28,7 +31,7 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
         OutputError: the target cannot be written; what stood there stands there still.
     """
     target = _target(path)
-    temporary = target.with_name(f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")
+    temporary = _temporary(target)
     file, claimed = None, False
     try:
         _require_free(target, path, overwrite)
@@ -56,23 +59,12 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
         if isinstance(error, FileExistsError):
             raise OutputError(path, "exists", "Use --force to replace it") from error
         if isinstance(error, OSError) and not isinstance(error, OutputError):
-            raise OutputError(
-                path,
-                f"cannot be written ({error.strerror or error})",
-                "Check the name, and the folder's space and permissions",
-            ) from error
+            raise _unwritten(path, error) from error
         raise
     finally:
         if file is not None:
             os.close(file)
-    try:
-        sync(target.parent)
-    except OSError as error:
-        warnings.warn(
-            f"{path}: is written; whether its folder is on the disk yet cannot be told "
-            f"({error.strerror})",
-            stacklevel=3,
-        )
+    _sync_folder_of(target, path)
 
 
 @contextmanager
@@ -80,6 +72,9 @@ def replacing_folder(
     path: Path, overwrite: bool, require: Callable[[Path], None]
 ) -> Iterator[Path]:
     """Yields a temporary folder beside the target that becomes it if all goes well.
+
+    A folder that a killed process has moved away is put back, or removed if another one
+    has its place.
 
     Args:
         path: the target.
@@ -89,19 +84,20 @@ def replacing_folder(
     Raises:
         OutputError: the target cannot be written; what stood there stands there still.
     """
-    target = _target(path)
-    temporary = target.with_name(f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")
-    # Not named as temporary: a process that is killed in between leaves it as it was.
-    old = target.with_name(f"{target.name}.old-{secrets.token_hex(4)}")
-    file = None
+    target, files = _target(path), []
+    temporary = _temporary(target)
+    # Not named as temporary: what a process that is killed in between has moved away
+    # must not be swept, but put back.
+    old = target.with_name(f"{target.name}{_OLD}{secrets.token_hex(_DIGITS // 2)}")
     try:
+        _settle(target, path, require)
         _require_free_folder(target, path, overwrite, require)
         _sweep(target.parent)
         temporary.mkdir()
-        file = os.open(temporary, os.O_RDONLY)
-        lock(file, wait=True)
+        files.append(_locked_folder(temporary))
         yield temporary
         if _require_free_folder(target, path, overwrite, require):
+            files.append(_locked_folder(target))
             target.rename(old)  # no folder can be renamed to one that has files
         try:
             temporary.rename(target)
@@ -109,21 +105,106 @@ def replacing_folder(
             with suppress(FileNotFoundError):
                 old.rename(target)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        _discard(old)
     except OSError as error:
         if isinstance(error, OutputError):
             raise
-        raise OutputError(
-            path,
-            f"cannot be written ({error.strerror or error})",
-            "Check the name, and the folder's space and permissions",
-        ) from error
+        raise _unwritten(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if file is not None:
+        for file in files:
             os.close(file)
-    with suppress(OSError):  # as complete as it will be
+    _sync_folder_of(target, path)
+
+
+def _settle(target: Path, path: Path, require: Callable[[Path], None]) -> None:
+    """Puts back the folder that a killed process has moved away, or removes it."""
+    left = []
+    for one in target.parent.glob(f"{glob.escape(target.name)}{_OLD}*"):
+        digits = one.name.removeprefix(f"{target.name}{_OLD}")
+        if len(digits) == _DIGITS and set(digits) <= set("0123456789abcdef"):
+            with suppress(OSError):
+                left.append((one.lstat().st_ctime_ns, one))
+    for _, one in sorted(left, reverse=True):
+        with suppress(OSError):  # gone meanwhile, or none of ours
+            require(one)
+            file = os.open(one, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                if not lock(file, wait=False):  # its process lives
+                    continue
+                if os.path.lexists(target):
+                    _discard(one)
+                else:
+                    one.rename(target)
+                    warnings.warn(
+                        f"{path}: is put back; a process that was replacing it has "
+                        "been killed",
+                        stacklevel=5,
+                    )
+            finally:
+                os.close(file)
+
+
+def _discard(folder: Path) -> None:
+    """Removes a folder; if that is not ended, the next write does."""
+    with suppress(OSError):
+        shutil.rmtree(folder.rename(_temporary(folder)), ignore_errors=True)
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")
+
+
+def _locked_folder(path: Path) -> int:
+    file = os.open(path, os.O_RDONLY)
+    lock(file, wait=True)
+    return file
+
+
+def _sync_folder_of(target: Path, path: Path) -> None:
+    try:
         sync(target.parent)
+    except OSError as error:
+        warnings.warn(
+            f"{path}: is written; whether its folder is on the disk yet cannot be told "
+            f"({error.strerror})",
+            stacklevel=4,
+        )
+
+
+def require_place(
+    path: Path, overwrite: bool, require: Callable[[Path], None] | None = None
+) -> None:
+    """Checks, before anything is fetched or computed for it, that a target can be.
+
+    Args:
+        path: the target.
+        overwrite: replace what is there.
+        require: of a folder: refuses one that is not to be replaced.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    target = _target(path)
+    try:
+        if require is None:
+            _require_free(target, path, overwrite)
+        else:
+            _require_free_folder(target, path, overwrite, require)
+        with TemporaryFile(dir=target.parent):  # os.access() tells less
+            pass
+    except OutputError:
+        raise
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        path,
+        f"cannot be written ({error.strerror or error})",
+        "Check the name, and the folder's space and permissions",
+    )
 
 
 def _target(path: Path) -> Path:
@@ -185,7 +266,9 @@ def _sweep(parent: Path) -> None:
         with suppress(OSError):
             is_folder = path.is_dir()
             flags = os.O_RDONLY if is_folder else os.O_WRONLY
-            file = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
+            for flag in ("O_NOFOLLOW", "O_NONBLOCK"):  # a FIFO could hold us for ever
+                flags |= getattr(os, flag, 0)
+            file = os.open(path, flags)
             try:
                 if lock(file, wait=False):
                     shutil.rmtree(path) if is_folder else path.unlink()

@@ -73,7 +73,9 @@ def whole(file: BinaryIO, size: int, hear: Hear) -> bytes:
     file.seek(0)
     data = file.read(size)
     if len(data) != size or file.read(1):
-        raise CheckpointError("changed while it was read. Wait until it is complete")
+        raise CheckpointError(
+            "changed while it was read", advice="Wait until it is complete"
+        )
     hear(data)
     return data
 

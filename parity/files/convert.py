@@ -20,7 +20,13 @@ from parity.files.reading import (
 )
 from parity.files.selecting import Selection
 from parity.files.stages import measured, stage
-from parity.files.writing import CARDED, USUAL_DIALECT, format_of, save
+from parity.files.writing import (
+    CARDED,
+    USUAL_DIALECT,
+    format_of,
+    require_target,
+    save,
+)
 from parity.text import counted
 from parity.weights.changes import cast
 from parity.weights.dialects.recognising import (
@@ -121,6 +127,10 @@ def convert(
     here = isinstance(named, Path) and named.exists()
     if here and target.exists() and target.samefile(named):
         raise OutputError(target, "is the source itself", "Name another file")
+    if dtype is not None:
+        cast({}, dtype)  # refuses one that there is not
+    if here or is_remote(named):
+        require_target(target, format, overwrite=overwrite)
     with measured() as seconds:
         state = load_selected(named, chosen, allow_nonfinite=allow_nonfinite)
         found = config or state.config or _identify(state, named)

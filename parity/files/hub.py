@@ -8,23 +8,24 @@ their hashes are those that the Hub promised, and one sentence about what went w
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from parity.errors import DownloadError
+from parity.files.content import MAX_BYTES
 from parity.files.download import Progress
 from parity.files.hub_address import PREFIX, Address, is_remote, parse
-from parity.files.hub_config import BESIDE, WEIGHTS, is_index
+from parity.files.hub_bounds import BUSY, bar, patiently, quiet
+from parity.files.hub_config import BESIDE, MOST_BYTES, WEIGHTS, is_index
 from parity.files.hub_errors import UnreachableError, explained, refused
 from parity.files.shards import parts_of
 from parity.weights.digest import sha256_of
 
 _TIMEOUT = 30.0  # seconds that the Hub may be silent
+_ANSWER, _FILE = 120.0, 3600.0  # seconds for all of what describes a repository; a file
 
 
 def located(
@@ -103,10 +104,15 @@ class _Repository:
         self._endpoint = os.environ.get("HF_ENDPOINT") or None
         self._address, self._progress = address, progress
         self._revision, self._offline = address.revision, False
+        self._left = MAX_BYTES  # of all its files
         try:
             with explained(address):
-                found = HfApi(endpoint=self._endpoint).model_info(
-                    address.repository, revision=address.revision, timeout=_TIMEOUT
+                hub = HfApi(endpoint=self._endpoint)
+                found = patiently(
+                    lambda: hub.model_info(
+                        address.repository, revision=address.revision, timeout=_TIMEOUT
+                    ),
+                    seconds=_ANSWER,
                 )
             self.names = [sibling.rfilename for sibling in found.siblings or []]
         except UnreachableError as error:
@@ -137,20 +143,29 @@ class _Repository:
         """
         from huggingface_hub import hf_hub_download
 
-        address = replace(self._address, file=name)
+        address, ended = replace(self._address, file=name), threading.Event()
+        small = name.endswith(".json") and not is_index(name)
+        most = min(MOST_BYTES if small else MAX_BYTES, self._left)
+        shown = bar(self._progress, most=most, name=address, ended=ended)
         try:
-            with explained(address), _quiet():
-                found = hf_hub_download(
-                    self._address.repository,
-                    name,
-                    revision=self._revision,
-                    endpoint=self._endpoint,
-                    local_files_only=self._offline,
-                    tqdm_class=_bar(self._progress),
+            with explained(address), quiet():
+                found = patiently(
+                    lambda: hf_hub_download(
+                        self._address.repository,
+                        name,
+                        revision=self._revision,
+                        endpoint=self._endpoint,
+                        local_files_only=self._offline,
+                        tqdm_class=shown,
+                    ),
+                    seconds=_FILE,
+                    busy=BUSY[1:],  # it has had all its patience with a 429
+                    ended=ended,
                 )
         except UnreachableError as error:
             raise DownloadError(f"{address}: {error}") from error
         path = Path(found)
+        self._left -= path.stat().st_size
         if not self._offline:  # so that the rest is of this commit, if the branch moves
             self._revision = path.parents[name.count("/")].name
         _verify(path, address)
@@ -222,37 +237,3 @@ def _verify(path: Path, address: Address) -> None:
         f"{address}: came with the hash {found[:8]}, the Hub promises {promised[:8]}: "
         "it is damaged, and removed. Fetch it again"
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the Hub's library from writing to standard error: errors say it all."""
-    logger = logging.getLogger("huggingface_hub")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-def _bar(progress: Progress) -> type:
-    """Makes what the Hub's library takes for a progress bar, and tells ours instead."""
-    from tqdm import tqdm  # the library's own
-
-    class Bar(tqdm):
-        def __init__(self, *args: Any, **settings: Any) -> None:
-            super().__init__(*args, **settings | {"disable": True})  # it draws nothing
-
-        def update(self, n: float | None = 1) -> None:
-            self.n += n or 0
-            progress(int(self.n), None if self.total is None else int(self.total))
-
-        # What has come from Xet and is in no file yet; else there would be two bars.
-        def update_transfer(self, n: float) -> None:
-            pass
-
-        def set_transfer_postfix_str(self, *_: Any, **__: Any) -> None:
-            pass
-
-    return Bar

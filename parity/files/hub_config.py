@@ -31,7 +31,8 @@ PREPROCESSOR = "preprocessor_config.json"
 BESIDE = (NAME, PREPROCESSOR)
 """Files that describe them."""
 
-_MOST_BYTES = 2**22
+MOST_BYTES = 2**22
+"""Of a file that describes them."""
 
 _HIDDEN = ("anti_alias", "stride_on", "shortcut", "norm_groups", "attention_ratio")
 """Settings that a name tells where no name and no shape of an entry does."""
@@ -93,7 +94,7 @@ def read_config(folder: Path, name: str = NAME) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        with open_regular(path, _MOST_BYTES, CheckpointError) as file:
+        with open_regular(path, MOST_BYTES, CheckpointError) as file:
             found = json.loads(file.read())
     except CheckpointError as error:
         raise CheckpointError(f"{name} beside it is no JSON ({error})") from error

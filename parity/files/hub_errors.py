@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import unquote
 
 from parity.errors import DownloadError
 from parity.files.hub_address import Address
@@ -25,6 +28,8 @@ def explained(address: Address) -> Iterator[None]:
 
     try:
         yield
+    except DownloadError:
+        raise
     except errors.GatedRepoError as error:
         page = f"https://huggingface.co/{address.repository}"
         raise refused(
@@ -93,5 +98,17 @@ def _cut(error: Exception) -> str:
 
 
 def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
+    lines = _without_secrets(str(error)).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _without_secrets(text: str) -> str:
+    """Leaves out names and passwords of addresses; the Hub's own may stand alone."""
+    address = os.environ.get("HF_ENDPOINT", "")
+    secret, at, _ = address.rpartition("//")[2].rpartition("@")
+    if at:
+        for one in (secret, unquote(secret)):
+            for part in (f"{one}@", one, one.partition(":")[2]):
+                if len(part) > 3:  # else it is found in any word
+                    text = text.replace(part, "")
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)

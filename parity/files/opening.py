@@ -161,7 +161,7 @@ def _recognise(file: BinaryIO, size: int) -> Callable[[BinaryIO, int, Hear], Con
     file.seek(0)
     for magic, what in _NOT_CHECKPOINTS.items():
         if head.startswith(magic):
-            raise CheckpointError(what)
+            raise _other(what)
     if head.startswith(b"PK\x03\x04"):
         first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
         if first.endswith(b".npy"):
@@ -175,22 +175,29 @@ def _recognise(file: BinaryIO, size: int) -> Callable[[BinaryIO, int, Hear], Con
         return read_safetensors
     for magic, what in _OTHERS.items():
         if head.startswith(magic):
-            raise CheckpointError(what)
+            raise _other(what)
     if is_msgpack(head):
         return read_msgpack
     if head.lstrip()[:1] == b"<":
         raise CheckpointError(
-            "is a web page, not weights. Its download met an error page; get it again"
+            "is a web page, not weights",
+            advice="Its download met an error page; get it again",
         )
     if head[257:262] == b"ustar":
         raise CheckpointError(
-            "is a tar archive, which torch wrote before version 0.4. Load it with that "
-            "torch and save it again"
+            "is a tar archive, which torch wrote before version 0.4",
+            advice="Load it with that torch and save it again",
         )
     file.seek(max(size - len(_END_OF_INDEX), 0))
     if file.read() == _END_OF_INDEX:
         raise CheckpointError(_OF_TF)
     raise CheckpointError(
         "is no .pth and no .safetensors, nor .npz, .msgpack, .h5 or .keras (it begins "
-        f"with {head[:8]!r}). Check that this is the right file"
+        f"with {head[:8]!r})",
+        advice="Check that this is the right file",
     )
+
+
+def _other(what: str) -> CheckpointError:
+    problem, _, advice = what.partition(". ")
+    return CheckpointError(problem, advice=advice)

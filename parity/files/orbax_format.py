@@ -156,7 +156,9 @@ def _folder_in(path: Path) -> Path:
                 "was not completed by Orbax",
                 advice="Use another step, or save it again",
             )
-    raise CheckpointError("is a directory. Name a file in it, or a folder of Orbax's")
+    raise CheckpointError(
+        "is a directory", advice="Name a file in it, or a folder of Orbax's"
+    )
 
 
 def _is_array(path: Path) -> bool:

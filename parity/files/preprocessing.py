@@ -16,7 +16,7 @@ from parity.files.hub import fetch_beside
 from parity.files.hub_address import is_remote, parse
 from parity.files.hub_config import NAME, PREPROCESSOR, describes, read_config
 from parity.files.safetensors_format import own_facts
-from parity.images import from_image, load_image, name_of, require_photographs
+from parity.images import name_of, prepare, require_photographs, seen
 from resnet_spec import (
     Preprocessing,
     ResNetConfig,
@@ -71,8 +71,9 @@ def preprocess(
         )
     is_open = isinstance(image, Image.Image)
     require_photographs(config, name_of(image) if is_open else image)
+    picture = seen(image)  # before anything is fetched for it
     chosen = None if weights is None else preprocessing_for(config, weights)
-    pixels = from_image(image, chosen) if is_open else load_image(image, chosen)
+    pixels = prepare(picture, **vars(chosen or Preprocessing()))
     if framework == "torch":
         import torch
 

@@ -75,8 +75,9 @@ def _unpickle(file: BinaryIO, kind: str) -> Content:
         import torch
     except ImportError as error:
         raise CheckpointError(
-            "is a .pth, and reading one needs torch. Install it with "
-            "`pip install 'resnet-twins[torch]'`, or convert the file to .safetensors"
+            "is a .pth, and reading one needs torch",
+            advice="Install it with `pip install 'resnet-twins[torch]'`, or convert "
+            "the file to .safetensors",
         ) from error
     try:
         with torch.serialization.safe_globals(_inert()):
@@ -85,7 +86,7 @@ def _unpickle(file: BinaryIO, kind: str) -> Content:
         raise
     except Exception as error:
         # torch's own message tells people to load unsafely: it must not be passed on.
-        raise CheckpointError(_what_pickle_said(error)) from None
+        raise _what_pickle_said(error) from None
     return Content(kind, value, own_metadata(getattr(value, "_metadata", None)))
 
 
@@ -146,16 +147,18 @@ def _plain_list(*_: object) -> list[Any]:
     return []
 
 
-def _what_pickle_said(error: Exception) -> str:
+def _what_pickle_said(error: Exception) -> CheckpointError:
     found = re.search(r"GLOBAL (\S+)|(?:class|global) `?(\w+(?:\.\w+)+)", str(error))
     name = next((group for group in found.groups() if group), "") if found else ""
     if name and not name.startswith("torch.load"):
-        return (
-            f"holds more than tensors: it would run or build {name}, and was not loaded"
-            ". Ask its author for torch.save(model.state_dict(), path)"
+        return CheckpointError(
+            f"holds more than tensors: it would run or build {name}, and was not "
+            "loaded",
+            advice="Ask its author for torch.save(model.state_dict(), path)",
         )
-    return (
+    return CheckpointError(
         f"the pickle in it is damaged or holds more than tensors "
-        f"({type(error).__name__}), and was not loaded. Get the file again, or ask its "
-        "author for torch.save(model.state_dict(), path)"
+        f"({type(error).__name__}), and was not loaded",
+        advice="Get the file again, or ask its author for "
+        "torch.save(model.state_dict(), path)",
     )

@@ -20,6 +20,7 @@ import numpy as np
 
 from parity.errors import CheckpointError, InputError
 from parity.files.content import MAX_BYTES, MAX_INDEX, Content, Hear, own_metadata
+from parity.files.values import require_count
 from parity.inputs import open_regular
 from resnet_spec import ResNetConfig
 
@@ -103,6 +104,7 @@ def header_of(
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"its header is no JSON ({error})") from error
     metadata = own_metadata(header.pop(_METADATA, None))
+    require_count(len(header))
     return _check_header(header, size - 8 - length), metadata
 
 
@@ -115,7 +117,7 @@ def entries_at(
         values = array.reshape(-1).view(np.uint8)
         if file.readinto(values) != values.size:  # type: ignore[attr-defined]
             raise CheckpointError(
-                "changed while it was read. Wait until it is complete"
+                "changed while it was read", advice="Wait until it is complete"
             )
         hear(values)
         yield name, array

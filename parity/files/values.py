@@ -11,6 +11,9 @@ from parity.files.stages import stage
 from parity.weights.names import COUNTER
 from parity.weights.state import DTYPES
 
+MOST_NAMES = 2**16
+"""Of a state; the deepest network here has some 7,000."""
+
 _MOST_AXES = 8
 
 
@@ -18,9 +21,10 @@ def require_names(names: Iterable[object]) -> None:
     """Checks that there are names, and that every one is a text that files can hold.
 
     Raises:
-        CheckpointError: with those that are none.
+        CheckpointError: with those that are none; or there are more than any network's.
     """
     names = list(names)
+    require_count(len(names))
     if not names:
         raise CheckpointError(
             "holds no weights at all", advice="Save model.state_dict()"
@@ -30,6 +34,19 @@ def require_names(names: Iterable[object]) -> None:
         raise CheckpointError(
             f"has names that are no text: {', '.join(map(repr, bad[:5]))}",
             advice="Save model.state_dict()",
+        )
+
+
+def require_count(entries: int) -> None:
+    """Checks that a network may have so many entries.
+
+    Raises:
+        CheckpointError: none has.
+    """
+    if entries > MOST_NAMES:
+        raise CheckpointError(
+            f"has {entries} entries, and no network has over {MOST_NAMES}",
+            advice="Check that it is the right file",
         )
 
 

@@ -8,13 +8,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 
 from parity.errors import CheckpointError, OutputError
 from parity.files import opening
-from parity.files.atomic import replacing, replacing_folder, sync
+from parity.files.atomic import replacing, replacing_folder, require_place, sync
 from parity.files.content import TOOL, written_metadata
 from parity.files.hub_folder import (
     require_folder,
@@ -38,7 +38,7 @@ from parity.weights.identify import identify
 from parity.weights.state import as_array, convertible, state_dict
 from parity.weights.strict import require
 from parity.weights.twins import entries_in
-from resnet_spec import Preprocessing, ResNetConfig, __version__
+from resnet_spec import Preprocessing, ResNetConfig, __version__, resolve
 
 Format = Literal[
     "pth",
@@ -68,7 +68,7 @@ def save(
     path: str | os.PathLike[str],
     state: Any,
     *,
-    config: ResNetConfig | None = None,
+    config: str | ResNetConfig | None = None,
     format: Format | None = None,
     overwrite: bool = False,
     source: tuple[str, str] | None = None,
@@ -86,7 +86,7 @@ def save(
     Args:
         path: the target. Through a symbolic link its target is written.
         state: a model of either framework, or a mapping as ``state_dict`` returns it.
-        config: what network this is; a twin brings its own.
+        config: what network this is, or its name; a twin brings its own.
         format: ``"pth"``, ``"pth-legacy"`` (as before torch 1.6), ``"safetensors"``,
             ``"npz"``, ``"msgpack"`` (Flax's), ``"h5"`` and ``"weights.h5"`` (Keras's,
             which take no other names than Keras's), or a folder, ``"orbax"``,
@@ -112,9 +112,10 @@ def save(
         CheckpointError: the state has names or values that :func:`parity.load` would
             refuse, or the dialect has no words for the network.
         OutputError: the file cannot be written; what stood there stands there still.
-        ValueError: there is no such format, or no such dialect.
+        ValueError: there is no such format, dialect or network.
     """
     path = Path(path)
+    config = None if config is None else resolve(config)
     format = format or format_of(path, dialect)
     _require_known(format)
     speech = require_dialect(dialect or USUAL_DIALECT.get(format, OWN))
@@ -122,7 +123,8 @@ def save(
     if isinstance(state, Mapping):
         arrays, bad = convertible(state)
     else:
-        arrays, config = state_dict(state), config or getattr(state, "config", None)
+        arrays = state_dict(state)
+        config = config or cast(ResNetConfig | None, getattr(state, "config", None))
     bad |= {
         name: f"is {problem}"
         for name, array in arrays.items()
@@ -219,6 +221,24 @@ def write(
                 )
         except CheckpointError as error:
             raise error.at(path) from error.__cause__
+
+
+def require_target(
+    path: str | os.PathLike[str], format: Format, *, overwrite: bool = False
+) -> None:
+    """Checks, before anything is fetched or read for it, that a target can be written.
+
+    Args:
+        path: the target.
+        format: as for :func:`save`.
+        overwrite: replace a file that is there, or a folder of the same kind.
+
+    Raises:
+        OutputError: it cannot.
+        ValueError: there is no such format.
+    """
+    _require_known(format)
+    require_place(Path(path), overwrite, _FOLDERS.get(format))
 
 
 def _require_known(format: str) -> None:

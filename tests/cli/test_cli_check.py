@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,99 @@ def test_what_only_a_networks_check_writes_is_refused_beside_others(
     assert "--html and --certificate go with a network's name" in said
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ["check", "--verify", "c.json", "--set", "groups=2", "--size", "32x32"],
+            "--size and --set do nothing with --verify; leave them out",
+        ),
+        *(
+            (
+                ["check", *what, *option],
+                f"{option[0]} does nothing with {what[0]}; leav",
+            )
+            for what in (["--self-test"], ["--verify", "c.json"])
+            for option in (
+                *(["--set", "groups=2"], ["--size", "64x64"], ["--batch", "2"]),
+                *(["--dtype", "float32"], ["--image", "x.png"], ["--seed", "0"]),
+                *(["--forward"], ["--steps", "3"], ["--optimizer", "adam"]),
+                *(["--train", "cifar-paper"], ["--brief"], ["--key", "ema"]),
+                *(["--precision", "tf32"], ["--from", "timm"], ["--allow-nonfinite"]),
+            )
+        ),
+        (["check", "--self-test", "--weights", "random"], "--weights does nothing wi"),
+        (["check", "--verify", "c.json", "--json"], "--json does nothing with --ver"),
+        *(
+            (
+                ["check", "resnet18", "--train", "cifar-paper", *option],
+                f"{option[0]} does nothing with --train; leave it out",
+            )
+            for option in (
+                *(["--image", "x.png"], ["--size", "64x64"], ["--dtype", "float32"]),
+                *(["--precision", "strict"], ["--forward"], ["--brief"]),
+                *(["--weights", "w.pth"], ["--certificate", "c.json"]),
+                *(["--optimizer", "sgd"], ["--rename", "a=b"]),
+            )
+        ),
+        (
+            ["check", "resnet18", "--train", "cifar-paper", "--steps", "0"],
+            "--steps 0: give --train one step at least",
+        ),
+        *(
+            (["check", "resnet18", "--image", "x.png", *option], f"{option[0]} does no")
+            for option in (["--size", "64x64"], ["--batch", "2"])
+        ),
+        (
+            ["check", "resnet18", "--json", "--brief"],
+            "--brief does nothing with --json",
+        ),
+        *(
+            (
+                [*command, "--weights", "random", *option],
+                f"{option[0]} does nothing wit",
+            )
+            for command in (
+                ["check", "resnet18"],
+                ["predict", "x.png"],
+                ["export", "resnet18", "x.onnx"],
+            )
+            for option in (
+                *(["--key", "ema"], ["--prefix", "net"], ["--ignore", "head.*"]),
+                *(["--rename", "a=b"], ["--from", "timm"], ["--allow-nonfinite"]),
+            )
+        ),
+        (
+            ["predict", "x.png", "--weights", "w.pth", "--seed", "3"],
+            "--seed does nothing with weights that are not random; leave it out",
+        ),
+        (
+            ["export", "resnet18", "x.onnx", "--int8", "f", "--seed", "3"],
+            "--seed does nothing with weights that are not random; leave it out",
+        ),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    call: Called, command: list[str], said: str
+):
+    assert said in call.error(*command)
+
+
+def test_weights_that_lie_elsewhere_are_taken_whatever_they_are(
+    call: Called, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+
+    def verify(path: Path, *, weights: str | None) -> bool:
+        asked.append(weights)
+        return True
+
+    monkeypatch.setattr("resnet_cli.checks.verify", verify)
+    for more in ([], ["--weights", "w.pth"], ["--weights", "random"]):
+        call("check", "--verify", "c.json", *more)
+    assert asked == [None, "w.pth", "random"]
+
+
 @pytest.mark.parametrize("option", ["--certificate", "--html"])
 def test_a_place_that_cannot_be_written_is_refused_before_the_check(
     option: str, call: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -153,3 +248,48 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_check(
         line = call.error("check", "resnet18", option, place, code=3)
         assert line.startswith(f"error: {place}: {problem}")
     assert list(tmp_path.iterdir()) == [link]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check", "resnet18", "--certificate"),
+        ("check", "resnet18", "--html"),
+        ("check", "resnet18", "--train", "cifar-paper", "--html"),
+        ("summary", "--all", "--plot"),
+        ("export", "resnet18", "--weights", "random", "--force"),
+        ("convert", "--force"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["fifo", "device", "socket", "link"])
+def test_nothing_is_written_onto_what_is_no_regular_file(
+    call: Called,
+    tmp_path: Path,
+    pth: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    kind: str,
+):
+    for place in ("checks._run", "tables.of_all"):
+        monkeypatch.setattr(f"resnet_cli.{place}", lambda *_: pytest.fail("ran"))
+    name = {"--plot": "x.png", "export": "x.onnx", "convert": "x.pth"}
+    known = next((name[word] for word in command if word in name), "x.html")
+    path = odd = tmp_path / known
+    if kind == "link":
+        odd = tmp_path / "odd"
+        path.symlink_to(odd)
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(odd))
+    elif kind == "device":
+        path.symlink_to("/dev/null")
+        odd = Path("/dev/null")
+    else:
+        os.mkfifo(odd)
+    before = odd.stat().st_mode
+    if command[0] == "convert":
+        command = ("convert", str(pth), *command[1:])
+    line = call.error(*command, path, code=3)
+    assert line.startswith(f"error: {path}: is no regular file")
+    assert odd.stat().st_mode == before
+    assert path.is_symlink() == (kind in ("link", "device"))

@@ -12,6 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from parity.exporting import ProgramRecipe
+from parity.recipe import Recipe
+from parity.weights import twins
 from tests.support.command import Called
 
 # Any command, run as ours are: it says much, and ends with the code asked for.
@@ -157,6 +160,159 @@ def test_what_is_asked_for_in_vain_is_refused(
     assert "typo.jpg: no such file" in line
 
 
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No network, and no cache: whoever asks for one fails."""
+
+    def ask(*arguments: object, **settings: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("parity.files.sources.download", ask)
+    monkeypatch.setattr("parity.files.hub.fetch", ask)
+    monkeypatch.setattr("parity.files.hub._Repository", ask)
+
+
+HUB = "hf://owner/name"
+
+
+@pytest.mark.usefixtures("nobody")
+@pytest.mark.parametrize("weights", ["DEFAULT", HUB])
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (
+            ("export", "resnet18", "new.onnx", "--int8", "typo"),
+            2,
+            "typo: has no phot",
+        ),
+        (
+            ("export", "resnet18", "new.onnx", "--int8", "none"),
+            2,
+            "none: has no phot",
+        ),
+        (("export", "resnet18", "there.onnx"), 3, "there.onnx: exists. Use --force"),
+        (("export", "resnet18", "new2.onnx"), 3, "new2.onnx.certificate.json: exists."),
+        (
+            ("export", "resnet18", "new3.onnx", "--int8", "some"),
+            3,
+            "new3.onnx.loss.json: exists. Use --force",
+        ),
+        (("export", "resnet18", "no/new.onnx"), 3, "new.onnx: there is no folder"),
+        (("export", "resnet18", "pipe.onnx", "--force"), 3, "onnx: is no regular file"),
+        (("export", "resnet18", "new.pt2", "--to", "onnx"), 2, "Let it end in .onnx"),
+        (
+            *(("export", "resnet18", "new.onnx", "--preprocessing"),),
+            *(2, "the network takes 1 channels; preprocessing is for photographs"),
+        ),
+        (
+            (
+                *("export", "resnet18", "new.onnx", "--set", "out_indices=[1]"),
+                *("--set", "include_top=false"),
+            ),
+            2,
+            "a program has one result",
+        ),
+        (("check", "resnet18", "--image", "typo.jpg"), 2, "typo.jpg: no such file"),
+        (("check", "resnet18", "--image", "text.jpg"), 2, "text.jpg: is no image that"),
+        (("predict", "typo.jpg"), 2, "typo.jpg: no such file"),
+        (("predict", "text.jpg"), 2, "text.jpg: is no image that PIL can read"),
+    ],
+)
+def test_what_can_be_refused_without_the_network_is_refused_before_it(
+    call: Called,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    weights: str,
+    command: tuple[str, ...],
+    code: int,
+    said: str,
+):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    for name in ("none", "some"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "some" / "a.png")
+    for name in ("there.onnx", "new2.onnx.certificate.json", "new3.onnx.loss.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "text.jpg").write_text("no image")
+    os.mkfifo(tmp_path / "pipe.onnx")
+    before = sorted(tmp_path.iterdir())
+    more = ["--set", "in_channels=1"] if "--preprocessing" in command else []
+    assert said in call.error(*command, "--weights", weights, *more, code=code)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.usefixtures("nobody")
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("there.pth",), 3, "there.pth: exists. Use --force to replace it"),
+        (("folder", "--to", "timm"), 3, "folder: exists. Use --force to replace it"),
+        (
+            ("folder", "--to", "timm", "--force"),
+            3,
+            "folder: is a directory without config.json and weights",
+        ),
+        (("no/new.pth",), 3, "new.pth: there is no folder for it"),
+        (("pipe.pth", "--force"), 3, "pipe.pth: is no regular file"),
+        (("new.bin",), 3, "the extension '.bin' names no format"),
+        (("new.pth", "--dtype", "int7"), 2, "dtype is 'int7'; it must be one of"),
+        (("new.pth", "--to", "klingon"), 2, "'klingon'"),
+        (("new.pth", "--model", "resnet19"), 2, "no network named 'resnet19'"),
+        (("new.pth", "--rename", "a"), 2, "a"),
+    ],
+)
+def test_a_conversion_that_cannot_end_well_is_not_begun(
+    call: Called,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    code: int,
+    said: str,
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.pth").touch()
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert said in call.error("convert", HUB, *arguments, code=code)
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_certificate_without_its_program_is_refused_before_the_network(
+    call: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("onnxruntime")
+    recipe = {"name": "resnet18", "overrides": {}, "weights": "DEFAULT"}
+    told = ProgramRecipe(Recipe(**recipe), "net.onnx").to_dict()
+    monkeypatch.setattr(
+        "parity.reports.certificate.read_certificate", lambda path: {"recipe": told}
+    )
+    path = tmp_path / "net.onnx.certificate.json"
+    said = f"{tmp_path / 'net.onnx'}: no such file. Check the path"
+    assert said in call.error("check", "--verify", path)
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_library_that_is_missing_is_missed_before_the_network(
+    call: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(folder / "a.png")
+    real = twins.find_spec
+    monkeypatch.setattr(
+        twins,
+        "find_spec",
+        lambda name: None if name in ("tensorboardX", "jax", "flax") else real(name),
+    )
+    line = call.error("evaluate", tmp_path, "--weights", "DEFAULT")
+    assert "pip install 'resnet-twins[flax]'" in line
+    asked = ("train", tmp_path, "--out", tmp_path / "run", "--weights", "DEFAULT")
+    line = call.error(*asked, "--model", "resnet18", "--batch", 1, "--tensorboard")
+    assert "pip install 'resnet-twins[train]'" in line
+
+
 def test_an_unreadable_file_is_refused_by_us_and_not_by_the_parser(
     call: Called, tmp_path: Path, pth: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -165,6 +321,50 @@ def test_an_unreadable_file_is_refused_by_us_and_not_by_the_parser(
     assert "equal, bit for bit" in out
     call.error("check", "--verify", pth)
     assert "not readable" not in call.error("predict", pth, "--weights", "random")
+
+
+BOTH = "Use a smaller --size or --batch"
+NEITHER, BATCH = "Free some, or use a larger machine", "Use a smaller --batch"
+
+
+@pytest.mark.parametrize(
+    ("command", "place", "advice"),
+    [
+        (["check", "resnet18"], "checks.check", BOTH),
+        (["check", "resnet18", "--image", "a.jpg"], "checks.check", NEITHER),
+        (["check", "resnet18", "--train=cifar-paper"], "checks.check_run", BATCH),
+        (["check", "--self-test"], "checks.self_test", NEITHER),
+        (["check", "--verify", "c.json"], "checks.verify", NEITHER),
+        (["predict", "a.jpg"], "predictions.predict", NEITHER),
+        (["summary", "resnet18"], "tables.of_network", "Use a smaller --size"),
+        (["train", "data", "--out", "run"], "training.train", BOTH),
+        (["evaluate", "data", "--weights", "a.pth"], "training.evaluate_", BATCH),
+    ],
+)
+def test_too_little_memory_is_met_by_what_the_command_has(
+    call: Called,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    place: str,
+    advice: str,
+):
+    def fail(*arguments: object, **settings: object) -> None:
+        raise MemoryError("12 GiB are not there")
+
+    monkeypatch.setattr(f"resnet_cli.{place}", fail)
+    line = call.error(*command)
+    assert line == f"error: not enough memory (12 GiB are not there). {advice}"
+
+
+def test_a_conversion_with_too_little_memory_names_no_option(
+    call: Called, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pth: Path
+):
+    def fail(*arguments: object, **settings: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("parity.convert", fail)
+    line = call.error("convert", pth, tmp_path / "a.pth")
+    assert line == f"error: not enough memory. {NEITHER}"
 
 
 @pytest.mark.filterwarnings("default")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import parity
-from parity.errors import CheckpointError
+from parity.errors import CheckpointError, InputError
 from parity.files import pth, reading, safetensors_format
 from parity.weights.digest import differing_bits
 from tests.support.corpus import refused
@@ -144,13 +145,26 @@ def test_a_header_or_a_pickle_that_is_too_long_is_not_read(
     refused(path, "its pickle is longer than any network's")
 
 
+def _bytes_read() -> int:
+    """Counts all that this process has read so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts")
 def test_a_file_is_looked_at_before_it_is_read(path: Path):
     with open(path, "wb") as file:
         file.truncate(8 * 2**30)
-    refused(path, "is no .pth and no .safetensors")
-    with open(path, "r+b") as file:
-        file.write(b"PK\3\4")
-    refused(path, "does not end at the file's end")
+    for head, said in (
+        (b"", "is no .pth and no .safetensors"),
+        (b"PK\3\4", "does not end at the file's end"),
+        (b"\xff" * 8 + b"{", "its header claims"),
+        (b"\x1f\x8b", "is compressed with gzip"),
+    ):
+        with open(path, "r+b") as file:
+            file.write(head)
+        before = _bytes_read()
+        refused(path, said)
+        assert _bytes_read() - before < 2**24
 
 
 def test_a_long_name_or_many_make_no_long_line(path: Path, tensors):
@@ -189,6 +203,28 @@ def test_a_tensor_that_is_to_be_negated_is_read_by_value(path: Path, tensors, ar
     assert negated.is_neg()
     torch.save({**tensors, "fc.bias": negated}, path)
     assert differing_bits(parity.load(path), arrays) == {}
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "cannot be read (No data. Offset 3)",
+        "a. B is of the shape (0,)",
+        {"unexpected": ["a. B", "c"]},
+    ],
+)
+def test_a_full_stop_in_what_is_quoted_is_no_advice(problem: Any):
+    error = InputError(problem, path="w.pth")
+    assert str(error).endswith(". Get the file again, or another one")
+    assert str(InputError(problem).at("w.pth")) == str(error)
+    told = InputError(problem, path="w.pth", advice="Go away. Now")
+    assert str(told).endswith(". Go away. Now")
+    assert str(told).count("Get the file") == 0
+
+
+def test_an_entry_whose_name_has_a_full_stop_is_refused_with_advice(path: Path):
+    path.write_bytes(_header(f'{{"a. B":{_entry(shape="[true]")}}}', b"1234"))
+    refused(path, "'a. B' is malformed. Get the file again, or another one")
 
 
 def test_every_refusal_says_what_to_do(path: Path, tensors):

@@ -11,6 +11,7 @@ import numpy as np
 import orbax.checkpoint
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch._utils import _rebuild_tensor_v2
 from torch.masked import masked_tensor
 
@@ -288,3 +289,48 @@ def test_row_70_every_bit_of_a_float_survives_in_every_container(
     found = opening.read(again).value["fc.bias"]
     assert found.view(np.uint32).tolist() == bits
     refused(path, "fc.bias has 3 NaN", "--allow-nonfinite")
+
+
+def _names(path: Path, count: int) -> None:
+    """Writes as many entries of one value, all of one storage where that can be."""
+    if path.suffix == ".pth":
+        zipped, one = path.stem.startswith("zip"), torch.zeros(1)
+        state = {f"a{i}.weight": one for i in range(count)}
+        torch.save(state, path, _use_new_zipfile_serialization=zipped)
+        return
+    told = (
+        f'"a{i}":{{"dtype":"F32","shape":[1],"data_offsets":[{4 * i},{4 * i + 4}]}}'
+        for i in range(count)
+    )
+    text = f"{{{','.join(told)}}}".encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4 * count))
+
+
+def test_many_names_are_refused_at_once_and_as_many_as_may_be_are_read(tmp_path: Path):
+    cases = {"may.safetensors": 2**16, "zip-may.pth": 2**16}
+    cases |= {"many.safetensors": 240_000, "many.pth": 100_000}
+    for name, count in cases.items():
+        _names(tmp_path / name, count)
+    header = (tmp_path / "many.safetensors").read_bytes()[:8]
+    assert 2**23 < int.from_bytes(header, "little") < 2**24  # as long as it may be
+    paths = [tmp_path / name for name in cases]
+    for path, cost in zip(paths, costs_of_loading(*paths), strict=True):
+        require_bounded(cost, path.stat().st_size)
+        if "may" in path.name:
+            assert cost.said.count("'a") == cases[path.name]
+        else:
+            said = f"{path}: has {cases[path.name]} entries, and no network has over"
+            assert said in cost.said
+
+
+def test_a_giant_counter_takes_little(tmp_path: Path, tensors):
+    counter = torch.zeros(12 * 10**6, dtype=torch.int64)
+    state = {**tensors, "bn1.num_batches_tracked": counter}
+    paths = [tmp_path / "zip.pth", tmp_path / "legacy.pth", tmp_path / "w.safetensors"]
+    torch.save(state, paths[0])
+    torch.save(state, paths[1], _use_new_zipfile_serialization=False)
+    save_file(state, paths[2])
+    for path, cost in zip(paths, costs_of_loading(*paths), strict=True):
+        require_bounded(cost, path.stat().st_size)
+        assert "is int64 (12000000,), expected one int64 from 0" in cost.said
+        assert len(cost.said) < 1000

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import parity
+from parity.files import hub_bounds, hub_errors
 from parity.files.hub_address import Address, parse
 from parity.weights.digest import differing_bits
 from tests.conftest import torchvision  # noqa: F401  before timm
@@ -121,6 +122,141 @@ def test_other_refusals_are_passed_on(hub: Hub, status: int, said: str):
     hub.add(REPO, {})
     hub.status = status
     assert said in refused()
+
+
+@pytest.mark.parametrize("kind", ["description", "GET"])
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_busy_hub_is_asked_again(
+    hub: Hub, files: Mapping[str, bytes], kind: str, status: int
+):
+    hub.add(REPO, {"model.safetensors": files["model.safetensors"]})
+    hub.busy[kind] = [status, status]
+    assert len(parity.load(HF)) > 10
+    assert hub.busy == {kind: []}
+
+
+@pytest.mark.parametrize("kind", ["description", "GET"])
+def test_a_hub_that_stays_busy_is_given_up(
+    hub: Hub, files: Mapping[str, bytes], tmp_path: Path, kind: str
+):
+    hub.add(REPO, {"model.safetensors": files["model.safetensors"]})
+    hub.busy[kind] = [503] * 9
+    assert "the Hub answered 503. Try again later" in refused()
+    assert len(hub.busy[kind]) == 6
+    assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize("after", ["0", "7", "600", "soon"])
+def test_it_is_asked_again_when_it_says(
+    hub: Hub,
+    files: Mapping[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    after: str,
+):
+    slept = []
+    monkeypatch.setattr(hub_bounds.time, "sleep", slept.append)
+    hub.add(REPO, {"model.safetensors": files["model.safetensors"]})
+    hub.busy["description"], hub.retry_after = [503, 503], after
+    assert len(parity.load(HF)) > 10
+    expected = {"0": [0, 0], "7": [7, 7], "600": [30, 30], "soon": [1, 2]}
+    assert slept == expected[after]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_more_than_there_can_be_is_not_taken(
+    hub: Hub,
+    files: Mapping[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    told: bool,
+):
+    hub.add(REPO, {"model.safetensors": files["model.safetensors"]})
+    size = len(files["model.safetensors"])
+    hub.unending = 0 if told else 2**27
+    most = size - 1 if told else 2**24
+    monkeypatch.setattr("parity.files.hub.MAX_BYTES", most)
+    assert f"bytes, and at most {most} are taken. Check that it" in refused()
+    assert cached(tmp_path) == []
+    assert hub.sent < 2**26
+
+
+def test_a_description_is_bounded_by_less(
+    hub: Hub, files: Mapping[str, bytes], tmp_path: Path
+):
+    large = b'{"a": "' + bytes(2**22) + b'"}'
+    hub.add(REPO, {**files, "config.json": large})
+    assert "config.json: sends 4194" in refused()
+    assert cached(tmp_path) == []
+
+
+def test_all_parts_together_are_bounded(
+    hub: Hub, files: Mapping[str, bytes], monkeypatch: pytest.MonkeyPatch
+):
+    index = b'{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}'
+    weights = files["model.safetensors"]
+    parts = {"1.safetensors": weights, "2.safetensors": weights + b" "}
+    hub.add(REPO, {"model.safetensors.index.json": index, **parts})
+    monkeypatch.setattr("parity.files.hub.MAX_BYTES", 2 * len(weights))
+    assert "/2.safetensors: sends " in refused()
+
+
+@pytest.mark.parametrize("what", ["_FILE", "_ANSWER"])
+def test_a_hub_that_only_drips_is_given_up(
+    hub: Hub,
+    files: Mapping[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+):
+    hub.add(REPO, {"model.safetensors": files["model.safetensors"]})
+    hub.drips = True
+    hub.described_slowly = what == "_ANSWER"
+    monkeypatch.setattr(f"parity.files.hub.{what}", 0.6)
+    assert "is not complete after 1 s. Check the network, and call again" in refused()
+
+
+SECRET = "s3cr3t%2Fw"
+
+
+@pytest.mark.parametrize("state", ["no commit", "nobody", "busy", "no address", "cut"])
+def test_a_password_of_a_mirror_is_in_no_message(
+    hub: Hub,
+    files: Mapping[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+):
+    hub.add(REPO, {"model.safetensors": files["model.safetensors"]})
+    host = hub.url.partition("//")[2]
+    place = {"nobody": "127.0.0.1:9", "no address": "127.0.0.1:x"}.get(state, host)
+    monkeypatch.setenv("HF_ENDPOINT", f"http://user:{SECRET}@{place}")
+    hub.without_commit = state == "no commit"
+    hub.status = 503 if state == "busy" else 200
+    hub.cut_after, hub.always_cut = (0 if state == "cut" else None), True
+    said = refused()
+    assert "s3cr3t" not in said
+    assert "user:" not in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"no answer from http://user:{SECRET}@host:1/x in time",
+        "no answer from http://user:s3cr3t/w@host:1/x in time",
+        "no answer from http://another:n0ne@host:1/x in time",
+        "no answer from http://host:1/x in time",
+    ],
+)
+def test_what_the_library_says_is_passed_on_without_passwords(
+    monkeypatch: pytest.MonkeyPatch, text: str
+):
+    monkeypatch.setenv("HF_ENDPOINT", f"http://user:{SECRET}@host:1")
+
+    def fail() -> None:
+        with hub_errors.explained(parse(HF)):
+            raise OSError(text)
+
+    with pytest.raises(hub_errors.UnreachableError) as error:
+        fail()
+    assert "(no answer from http://host:1/x in time)" in str(error.value)
 
 
 def test_without_a_network_the_cache_does_and_else_it_is_said(

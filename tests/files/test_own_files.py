@@ -18,7 +18,7 @@ import parity
 from parity.errors import CheckpointError
 from parity.weights.digest import differing_bits, digest
 from parity.weights.twins import abstract_flax
-from resnet_spec import ResNetConfig
+from resnet_spec import ResNetConfig, get_config
 from tests.support.corpus import refused
 from tests.support.networks import TINY, random_torch
 
@@ -62,6 +62,30 @@ def test_safetensors_own_library_reads_our_file(tmp_path: Path):
     with safetensors.safe_open(path, "numpy") as file:
         metadata = json.loads(file.metadata()["resnet_twins"])
     assert re.fullmatch("[0-9a-f]{64}", metadata["sha256"])
+
+
+def test_a_network_is_named_wherever_a_configuration_is_taken(tmp_path: Path):
+    paths = [tmp_path / f"{name}.safetensors" for name in "abcd"]
+    state, config = parity.state_dict(random_torch("resnet18")), get_config("resnet18")
+    parity.save(paths[0], state, config="resnet18")
+    parity.save(paths[1], state, config=config)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert parity.load(paths[0]).config == config
+    source = tmp_path / "a.pth"
+    torch.save({name: torch.from_numpy(value) for name, value in state.items()}, source)
+    found = parity.convert(source, paths[2], config="resnet18")
+    assert found.config == config
+    parity.convert(source, paths[3], config=config)
+    assert paths[2].read_bytes() == paths[3].read_bytes()
+    for call in (
+        lambda name: parity.save(tmp_path / "e.pth", state, config=name),
+        lambda name: parity.convert(source, tmp_path / "e.pth", config=name),
+    ):
+        with pytest.raises(ValueError, match="no network named 'resnet19'"):
+            call("resnet19")
+        with pytest.raises(ValueError, match="5"):
+            call(5)
+    assert not (tmp_path / "e.pth").exists()
 
 
 def test_converting_there_and_back_gives_the_same_values(tmp_path: Path):

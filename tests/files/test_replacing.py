@@ -109,6 +109,13 @@ def test_a_folder_that_cannot_be_synced_is_said_and_the_file_is_there(
     assert differing_bits(parity.load(path), STATE) == {}
 
 
+def test_what_is_called_as_a_temporary_file_and_is_none_stays(tmp_path: Path):
+    fifo = tmp_path / ".resnet-twins-0123456789abcdef.tmp"
+    os.mkfifo(fifo)
+    parity.save(tmp_path / "a.safetensors", STATE)
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+
+
 def test_what_a_killed_process_left_goes_at_the_next_write(tmp_path: Path):
     code = (
         "import sys, time; from pathlib import Path\n"

@@ -13,7 +13,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -60,6 +60,14 @@ class Hub:
     always_cut: bool = False
     instead: dict[str, bytes] = field(default_factory=dict)
     status: int = 200
+    busy: dict[str, list[int]] = field(default_factory=dict)
+    retry_after: str = ""
+    described_slowly: bool = False
+    without_commit: bool = False
+    unending: int = 0
+    drips: bool = False
+    sent: int = 0
+    closing: threading.Event = field(default_factory=threading.Event)
     requests: list[str] = field(default_factory=list)
     then: Callable[[], object] | None = None
     stored: dict[str, bytes] = field(default_factory=dict)
@@ -105,6 +113,7 @@ def serving() -> Iterator[Hub]:
         threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
         hub.url = f"http://127.0.0.1:{http.server_port}"
         yield hub
+        hub.closing.set()
         http.shutdown()
 
 
@@ -176,6 +185,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _files(self, name: str, revision: str) -> dict[str, bytes] | None:
         """Returns the files of a revision, or refuses as the Hub does."""
         repository = self.hub.repositories.get(name)
+        kind = self.command if "/resolve/" in self.path else "description"
+        if self.hub.busy.get(kind):
+            return self._refuse(self.hub.busy[kind].pop(0), "")
         if self.hub.status != 200:
             return self._refuse(self.hub.status, "")
         if repository is None:  # who is not logged in shall not know
@@ -189,7 +201,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _describe(self, name: str, revision: str) -> None:
         files = self._files(name, revision)
-        if files is not None:
+        if self.hub.described_slowly:
+            self._go_on({})
+        elif files is not None:
             siblings = [{"rfilename": one} for one in files]
             told = {"id": name, "modelId": name, "sha": commit_of(files)}
             self._send_json(told | {"siblings": siblings, "private": False, "tags": []})
@@ -213,6 +227,11 @@ class _Handler(BaseHTTPRequestHandler):
             head |= {"ETag": '"of the storage"'}
         else:
             head |= {"ETag": f'"{etag}"'}
+        if self.hub.without_commit:
+            del head["X-Repo-Commit"]
+        if self.command == "GET" and (self.hub.unending or self.hub.drips):
+            self._go_on(head)
+            return
         content = self.hub.instead.get(file, content)
         asked, start = self.headers.get("Range"), 0
         if asked and self.command == "GET":
@@ -220,6 +239,21 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(206 if start else 200, content[start:], head)
         if self.command == "GET" and self.hub.then is not None:
             self.hub.then()
+
+    def _go_on(self, head: Mapping[str, str]) -> None:
+        """Sends many bytes at once, or one now and then, and says not how many."""
+        self.send_response(200)
+        for name, value in {**head, "Transfer-Encoding": "chunked"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        piece = b"a" if self.hub.drips else bytes(2**20)
+        with suppress(OSError):  # nobody listens any more
+            while self.hub.drips or self.hub.sent < self.hub.unending:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                self.hub.sent += len(piece)
+                if self.hub.drips and self.hub.closing.wait(0.02):
+                    break
+        self.close_connection = True
 
     def _commit(self, name: str, revision: str, body: bytes) -> None:
         files = self._files(name, revision)
@@ -238,6 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: int, code: str, message: str = "") -> None:
         head = {"X-Error-Code": code} if code else {}
         head |= {"X-Error-Message": message} if message else {}
+        head |= {"Retry-After": self.hub.retry_after} if self.hub.retry_after else {}
         self._send(status, json.dumps({"error": message or code}).encode(), head)
 
     def _send_json(self, value: Any) -> None:

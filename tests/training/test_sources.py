@@ -64,43 +64,6 @@ def test_a_folder_is_read_as_torchvision_reads_it(tmp_path: Path):
         assert np.array_equal(np.asarray(mine.read(index)), np.asarray(image))
 
 
-def odd_images(folder: Path) -> None:
-    """One of each mode that people meet."""
-    photograph, wide = cut(3), noise(50, 60).astype(np.uint16) * 200
-    for mode in ("L", "1", "P", "CMYK", "YCbCr"):
-        end = "png" if mode in ("L", "1", "P") else "jpg"
-        photograph.convert(mode).save(folder / f"{mode}.{end}")
-    for mode in ("RGBA", "LA"):
-        photograph.convert(mode).save(folder / f"{mode}.png")
-    Image.fromarray(wide).save(folder / "sixteen.png")
-    Image.fromarray(wide).save(folder / "sixteen.tif")
-    palette = photograph.quantize(8)
-    palette.save(folder / "clear.png", transparency=bytes([0, 90, *[255] * 6]))
-    palette.save(folder / "one.png", transparency=3)
-    photograph.save(folder / "progressive.jpg", progressive=True, quality=40)
-    photograph.save(folder / "fine.jpg", subsampling=0, quality=99)
-    exif = Image.Exif()
-    exif[274] = 6
-    photograph.save(folder / "turned.jpg", exif=exif)
-    photograph.crop((0, 0, 1, 1)).save(folder / "pixel.jpg")
-
-
-@pytest.mark.filterwarnings("ignore:Palette images:UserWarning")  # torchvision's
-def test_odd_images_are_torchvisions_and_gray_ones_are_its_gray(tmp_path: Path):
-    for name in ("odd", "other"):
-        (tmp_path / name).mkdir()
-    odd_images(tmp_path / "odd")
-    cut(1).save(tmp_path / "other" / "1.png")
-    mine, theirs = ImageFolder(tmp_path), Theirs(str(tmp_path))
-    assert len(mine) == 16
-    for index in range(len(theirs)):
-        image, _ = theirs[index]
-        assert np.array_equal(np.asarray(mine.read(index)), np.asarray(image))
-        gray = picture(mine.name(index), 1)
-        assert gray.mode == "L"
-        assert np.array_equal(np.asarray(gray), np.asarray(image.convert("L")))
-
-
 def png_of(width: int, height: int) -> bytes:
     """A PNG that says that it is so large, and has no pixel."""
 

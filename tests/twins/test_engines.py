@@ -180,6 +180,25 @@ def test_auto_takes_the_fastest_of_all_that_are_here_and_says_which(
     assert (remembered.engine, remembered.seconds) == (trial.engine, trial.seconds)
 
 
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
+def test_what_is_no_file_of_trials_is_neither_read_nor_replaced(cache: Path, kind: str):
+    cache.parent.mkdir(parents=True)
+    if kind == "fifo":
+        os.mkfifo(cache)
+    elif kind == "device":
+        cache.symlink_to("/dev/zero")
+    else:
+        cache.mkdir()
+    before = cache.lstat()
+    run = Trials({"a": lambda: lambda x: x}, {})
+    assert run(np.ones(3)).sum() == 3
+    assert not run.found[(3,)].remembered
+    assert (cache.lstat().st_ino, cache.lstat().st_mode) == (
+        *(before.st_ino, before.st_mode),
+    )
+    assert len(list(cache.parent.iterdir())) == 1
+
+
 OWN = {"torch": "inductor", "flax": "xla"}
 
 
