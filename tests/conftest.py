@@ -169,6 +169,8 @@ LEFT = (
     "test_a_flipped_bit_anywhere_is_refused_or_changes_nothing[16",
     "test_a_flipped_bit_anywhere_is_refused_or_changes_nothing[128",
     *("test_jaxnn[", "test_flaxmodels[", "test_mlx_image["),
+    "test_what_jaxnn_calls_anti_aliased",
+    "test_many_names_are_refused_at_once",
     "test_a_run_in_both_frameworks_is_torchvisions_in_a_plain_loop[sgd",
     "test_weights_are_evaluated_on_images_as_they_want_them[hugging",
     *(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import parity
-from parity.files import hub as remote
+from parity.files import hub_bounds
 from parity.weights.digest import differing_bits
 from parity.weights.names import COUNTER
 from tests.conftest import torchvision  # noqa: F401  before timm
@@ -148,7 +149,9 @@ def test_the_progress_of_xet_is_told_too():
         reconstruction_desc="file",
         total=100,
         log_level=30,
-        tqdm_class=remote._bar(lambda *n: told.append(n)),
+        tqdm_class=hub_bounds.bar(
+            lambda *n: told.append(n), most=100, name="file", ended=threading.Event()
+        ),
     ) as progress:
         progress.update_progress(report)
         report.total_bytes_completed = 100
