@@ -301,6 +301,7 @@ RARE = (
         for container in (".stablehlo", ".pt2")
     ),
     "test_compiled_modes_pass_the_gate[training",
+    "test_what_jaxnn_calls_anti_aliased_is_no_network_here[resnetaa34d",
     "test_keras_applications_load_the_weights[resnet50.h5",
     "test_it_learns_as_torch_does[resnext",
     "multiply_adds[cifar_resnet1202",
