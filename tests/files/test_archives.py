@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 import parity
 from parity.errors import CheckpointError
 from parity.files import opening
 from parity.weights.digest import differing_bits
 from tests.support.corpus import refused
+from tests.support.networks import TINY
 
 
 def _rezip(
@@ -268,29 +270,46 @@ def test_an_archive_of_very_many_members_is_refused(path: Path, tensors):
     refused(path, "more than any network")
 
 
-def test_a_file_is_opened_and_read_once(
-    path: Path, tensors, monkeypatch: pytest.MonkeyPatch
-):
-    torch.save(tensors, path)
-    size, read = path.stat().st_size, []
+def _counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Counts the bytes that are read of each file from now on, by its ending."""
+    read: dict[str, int] = {}
     real = opening.open_regular
 
-    def counting(*arguments: Any) -> io.BufferedReader:
+    def counting(path: Any, *rest: Any) -> io.BufferedReader:
+        kind = Path(path).suffix
+
         class Counting(io.FileIO):
             def readinto(self, buffer: Any) -> int:
-                read.append(super().readinto(buffer))
-                return read[-1]
+                count = super().readinto(buffer)
+                read[kind] = read.get(kind, 0) + count
+                return count
 
             def readall(self) -> bytes:
                 data = super().readall()
-                read.append(len(data))
+                read[kind] = read.get(kind, 0) + len(data)
                 return data
 
-        with real(*arguments) as file:
+        with real(path, *rest) as file:
             return io.BufferedReader(Counting(os.dup(file.fileno())))
 
     monkeypatch.setattr(opening, "open_regular", counting)
-    parity.load(path)
-    assert (
-        size <= sum(read) < size + 20_000
-    )  # its beginning and end are looked at first
+    return read
+
+
+@pytest.mark.parametrize("kind", [".pth", ".safetensors"])
+def test_a_file_is_opened_and_read_once(
+    kind: str, tmp_path: Path, tensors, arrays, monkeypatch: pytest.MonkeyPatch
+):
+    source = tmp_path / f"source{kind}"
+    torch.save(tensors, source) if kind == ".pth" else save_file(arrays, source)
+    read = _counted(monkeypatch)
+    most = source.stat().st_size + 20_000  # its beginning and end are looked at first
+    parity.load(source)
+    assert source.stat().st_size <= read[kind] < most
+    read.clear()
+    other = {".pth": ".safetensors", ".safetensors": ".pth"}[kind]
+    target = tmp_path / f"target{other}"
+    parity.convert(source, target, config=TINY)
+    assert source.stat().st_size <= read[kind] < most
+    size = target.stat().st_size  # read back, under a temporary name
+    assert size <= sum(n for k, n in read.items() if k != kind) < size + 20_000
