@@ -208,6 +208,20 @@ RULES: dict[str, TrainingRecipe] = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
+def test_compiled_by_torch_it_is_the_same_path_and_handed_over_too():
+    one = TOGETHER["adamw"]
+    _, expected = learnt("torch", one, DATA)
+    engine = engine_of("torch", one, DATA, compiled=True)
+    _, half = trained(engine, one, DATA, 0, 7)
+    _, found = trained(engine, one, DATA, 7, engine.plan.steps)
+    _, other = learnt("flax", one, DATA, start=7, arrays=half)
+    for end in (found, other):
+        difference, whose = apart(end, expected)
+        assert difference <= AFTER_STEPS, whose
+
+
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("backend", ["torch", "flax"])
 def test_what_is_restored_is_exported_bit_for_bit(name: str, backend: Backend):
