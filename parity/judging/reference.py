@@ -128,7 +128,7 @@ class Reference:
 
     @cached_property
     def _state(self) -> dict[str, Shape]:
-        return {name: array.shape for name, array in self.pair.torch.state().items()}
+        return {name: entry.shape for name, entry in self.pair.torch.entries.items()}
 
     @cached_property
     def _depths(self) -> dict[str, int]:

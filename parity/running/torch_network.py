@@ -26,7 +26,7 @@ from parity.running.taps import (
 )
 from parity.running.torch_norms import norms
 from parity.weights import torch_state
-from parity.weights.names import Shape
+from parity.weights.names import Entry, Shape
 from resnet_spec import OptimizerConfig
 
 
@@ -58,6 +58,11 @@ class TorchNetwork:
     def state(self) -> dict[str, np.ndarray]:
         """Returns its state."""
         return torch_state.state(self._model)
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """The shape and dtype of every entry of its state."""
+        return torch_state.entries(self._model)
 
     @property
     def frozen(self) -> set[str]:

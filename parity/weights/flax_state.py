@@ -50,10 +50,10 @@ def assign(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
         old = variable.get_value()
         array = names.to_flax(leaf, arrays[name])
         place = old.sharding if isinstance(old, jax.Array) else None
-        # A copy: on the CPU JAX would otherwise share numpy's memory. In x64 mode: a
-        # model made in it may be filled outside of it.
+        # What JAX may share on a CPU is nobody else's. In x64 mode: a model made in it
+        # may be filled outside of it.
         with jax.enable_x64(True):
-            values.append((variable, jax.device_put(array.copy(), place)))
+            values.append((variable, jax.device_put(array, place)))
     for variable, value in values:
         variable.set_value(value)
     for _, holder in holders(model):
