@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -284,3 +286,25 @@ def test_listing_the_modes_imports_no_framework():
     )
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
     assert "onnxruntime" in done.stdout
+
+
+def test_when_the_budget_is_spent_what_was_found_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    now = [0.0]
+    monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def ten_seconds(case: cases.Case, *_: Any, **__: Any) -> dict[str, Any]:
+        now[0] += 10
+        return {"key": case.key}
+
+    monkeypatch.setattr(command.experiment, "run_case", ten_seconds)
+    four = tuple(cases.case("resnet18", batch=n) for n in (1, 2, 3, 4))
+    plan, kept = cases.Plan(name="test", cases=four, repeats=7), []
+    found = command.run_plan(
+        plan, [], 1, keep=lambda so_far: kept.append(len(so_far["cases"])), budget=25
+    )
+    assert [one["key"] for one in found["cases"]] == [one.key for one in four[:2]]
+    assert kept == [1, 2, 2]
+    whole = command.run_plan(plan, [], 1)
+    assert len(whole["cases"]) == 4
