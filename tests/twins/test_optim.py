@@ -12,7 +12,9 @@ import optax
 import pytest
 import torch
 from flax import nnx
+from timm.loss.binary_cross_entropy import BinaryCrossEntropy
 from timm.optim._param_groups import param_groups_weight_decay
+from timm.optim.lamb import Lamb
 from torch import nn
 
 import resnet_flax.optim
@@ -31,6 +33,7 @@ from tests.support.optimizers import (
     WAVE,
     adam,
     adamw,
+    lamb,
     rmsprop,
     sgd,
 )
@@ -270,3 +273,60 @@ def test_the_same_does_not_decay_in_both_and_in_timm(name: str, kinds: tuple[str
         assert few["weight_decay"] == 0
         kept = {id(parameter) for parameter in few["params"]}
         assert {n for n, p in model.named_parameters() if id(p) in kept} == found
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_lamb_is_timms(decay: float):
+    config = lamb(schedule=CONSTANT, betas=(0.8, 0.99), weight_decay=decay, eps=1e-6)
+    arrays = values(0)
+    model = nn.ParameterDict(
+        {name: nn.Parameter(torch.from_numpy(v)) for name, v in arrays.items()}
+    )
+    optimizer = Lamb(
+        model.parameters(),
+        lr=CONSTANT.at(0),
+        betas=(0.8, 0.99),
+        eps=1e-6,
+        weight_decay=decay,
+        max_grad_norm=None,
+    )
+    for step in range(STEPS):
+        for name, gradient in values(1 + step).items():
+            model[name].grad = torch.from_numpy(gradient)
+        optimizer.step()
+    found = torch_path(config)
+    for name, parameter in model.items():
+        expected = parameter.detach().numpy()
+        assert deviation(found[name][-1], expected).l2 <= G1_FORWARD, name
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("shares", [False, True])
+@pytest.mark.parametrize("loss", ["cross-entropy", "bce"])
+def test_losses_and_their_gradients_are_torchs_and_timms(
+    loss: str, shares: bool, smoothing: float
+):
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.standard_normal((5, 7))
+    labels = rng.dirichlet(np.ones(7), 5) if shares else rng.integers(0, 7, 5)
+    scores = torch.from_numpy(logits).requires_grad_()
+    target = torch.from_numpy(labels)
+    if loss == "cross-entropy":
+        theirs: Any = nn.CrossEntropyLoss(label_smoothing=smoothing)
+    else:  # timm smooths labels alone, and shares beforehand
+        theirs = BinaryCrossEntropy(smoothing=0.0 if shares else smoothing)
+        target = (1 - smoothing) * target + smoothing / 7 if shares else target
+    expected = theirs(scores, target)
+    (gradient,) = torch.autograd.grad(expected, scores)
+    ours = resnet_torch.optim.LOSSES[loss]
+    y = torch.from_numpy(logits).requires_grad_()
+    value = ours(y, torch.from_numpy(labels), label_smoothing=smoothing)
+    (slope,) = torch.autograd.grad(value, y)
+    with jax.enable_x64(True):
+        flax, flax_slope = jax.value_and_grad(resnet_flax.optim.LOSSES[loss])(
+            jnp.asarray(logits), jnp.asarray(labels), label_smoothing=smoothing
+        )
+    for found in (value.item(), float(flax)):
+        assert abs(found - expected.item()) <= G1_FORWARD * expected.item()
+    for found in (slope.numpy(), np.asarray(flax_slope)):
+        assert deviation(found, gradient.numpy()).l2 <= G1_FORWARD
