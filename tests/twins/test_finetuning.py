@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ from resnet_flax.layers import BatchNorm2d
 from resnet_spec import ResNetConfig
 from resnet_torch.dropping import Drop, DropBlock2d, DropPath
 from tests.support.networks import TINY, flax_like, images, random_torch, run_flax
-from tests.twins.test_family import NARROW, shallow, sizes
+from tests.twins.test_family import NARROW, SHALLOW, shallow, sizes, theirs_and_ours
 
 FLOAT32 = CEILINGS["float32"].ceiling
 
@@ -334,6 +335,33 @@ def test_in_evaluation_nothing_is_dropped_and_the_state_has_no_counts():
     assert deviation(found, fused.numpy()).l2 <= FLOAT32
     assert not [m for m in plain.modules() if isinstance(m, DropPath)]
     assert not [m for _, m in nnx.iter_modules(twin) if isinstance(m, FlaxDropPath)]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "seresnet50", "ecaresnet26t"])
+def test_in_a_whole_network_it_is_dropped_where_timm_drops(name: str):
+    rates = {"drop_path_rate": 0.4, "drop_block_rate": 0.3}
+    config = shallow(name, **rates)
+    model, ours = theirs_and_ours(name, config, channels=NARROW, **SHALLOW, **rates)
+    there = dict(model.named_modules())
+    kinds = (timms.DropPath, timms.DropBlock2d)
+    places = [place for place, module in there.items() if isinstance(module, kinds)]
+    drops = {p: m for p, m in ours.named_modules() if isinstance(m, Drop)}
+    assert list(drops) == places
+    for place, drop in drops.items():  # the same masks; where they fall is timm's
+        above, _, last = place.rpartition(".")
+        setattr(there[above], last, copy.deepcopy(drop))
+    for network in (model, ours):
+        network.train()
+    x = torch.from_numpy(images(config, 64, 96))
+    expected, found = model(x), ours(x)
+    assert deviation(found.detach().numpy(), expected.detach().numpy()).l2 < G1_FORWARD
+    with jax.enable_x64(True):
+        twin = flax_like(ours, "float64")
+        twin.train()
+        theirs = np.asarray(twin(jnp.asarray(x.numpy().transpose(0, 2, 3, 1))))
+    assert deviation(theirs, expected.detach().numpy()).l2 < G1_FORWARD
+    ours.seed_drops(1)
+    assert deviation(ours(x).detach().numpy(), expected.detach().numpy()).l2 > 1e-3
 
 
 def test_the_share_grows_from_block_to_block_as_timms():
