@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resnet_spec.optim import NO_DECAY, OF_RULE
-from resnet_spec.settings import invalid, shown
+from resnet_spec.settings import invalid, plain_value, shown
 from resnet_spec.spelling import did_you_mean
 from resnet_spec.training import TrainingRecipe, unused
 
@@ -160,13 +160,15 @@ def with_fields(recipe: TrainingRecipe, **fields: Any) -> TrainingRecipe:
         if name not in defaults:
             likely = did_you_mean(name, defaults, {"lr": "learning_rate"})
             raise ValueError(f"a recipe has no field {shown(name)};{likely}")
+        fields[name] = plain_value(name, fields[name])
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if fields.get(one) is not None:
             fields.setdefault(other, None)
     left = []
     rule = fields.get("optimizer", recipe.optimizer)
     if rule != recipe.optimizer:
-        left += set(OF_RULE[recipe.optimizer]).difference(OF_RULE.get(rule, ()))
+        own = OF_RULE.get(rule, ()) if isinstance(rule, str) else ()
+        left += set(OF_RULE[recipe.optimizer]).difference(own)
     before = {name: getattr(recipe, name) for name in defaults}
     left += set(unused(before | fields)).difference(unused(before))
     for name in left:

@@ -25,10 +25,7 @@ class Settings:
             ValueError: a field has what is no plain value.
         """
         for field in dataclasses.fields(self):
-            value = as_plain(getattr(self, field.name))
-            allowed = "a plain value, or a tuple of some"
-            self._check(field.name, is_plain(value), allowed)
-            self._set(field.name, value)
+            self._set(field.name, plain_value(field.name, getattr(self, field.name)))
 
     def to_json(self) -> str:
         """Returns the settings as a JSON object, one key per field."""
@@ -114,6 +111,18 @@ def shown(value: object) -> str:
     except ValueError:  # an integer of more digits than Python writes
         text = f"a number of more than {sys.get_int_max_str_digits()} digits"
     return plain(text, most=200)
+
+
+def plain_value(field: str, value: object) -> Any:
+    """Returns what :func:`as_plain` makes of a field's value.
+
+    Raises:
+        ValueError: that is no plain value.
+    """
+    value = as_plain(value)
+    if not is_plain(value):
+        raise invalid(field, value, "a plain value, or a tuple of some")
+    return value
 
 
 def as_plain(value: Any) -> Any:

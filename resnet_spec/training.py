@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from resnet_spec.config import ResNetConfig
 from resnet_spec.optim import OptimizerConfig, Rule, Schedule
 from resnet_spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from resnet_spec.settings import Settings, as_plain, invalid, is_count, is_number
+from resnet_spec.settings import Settings, as_plain, is_count, is_number
 from resnet_spec.variants import resolve
 
 Augment = Literal["none", "trivial", "randaugment"]
@@ -262,12 +262,12 @@ class TrainingRecipe(Settings):
         self.optimizer_config(2**20)  # refuses what no optimiser has
 
     def _check_unused(self) -> None:
-        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
-        for one in dataclasses.fields(self):
-            if one.name in unused(values) and values[one.name] != one.default:
-                other, _ = _ONLY_WITH[one.name]
-                allowed = f"{one.default!r} with {other} {values[other]!r}, which "
-                raise invalid(one.name, values[one.name], f"{allowed}ignores it")
+        usual = {one.name: one.default for one in dataclasses.fields(self)}
+        for name in unused(vars(self)):
+            other, _ = _ONLY_WITH[name]
+            why = f"with {other} {getattr(self, other)!r}, which ignores it"
+            left = getattr(self, name) == usual[name]
+            self._check(name, left, f"{usual[name]!r} {why}")
         together = self.norm == "global" or self.drop_path == 0
         alone = f"0 with norm {self.norm!r}: parts are left out on one device alone"
         self._check("drop_path", together, alone)

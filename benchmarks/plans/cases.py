@@ -225,7 +225,7 @@ def quick(device: Device = "cpu") -> Plan:
 def full(device: Device = "cpu") -> Plan:
     """resnet50 in every mode, what is fast on more, and how costs grow.
 
-    About forty minutes on two cores.
+    Half an hour and more on two cores.
     """
     if device == "cuda":
         return Plan(

@@ -91,6 +91,13 @@ def test_a_setting_is_taken_or_refused_in_one_line(like: Settings, odd: str):
 
 
 @pytest.mark.parametrize("odd", ODD)
+def test_a_field_of_a_named_recipe_is_taken_or_refused_in_one_line(odd: str):
+    for field in dataclasses.fields(resnet_spec.TrainingRecipe):
+        given = {field.name: ODD[odd]}
+        _one_line(partial(resnet_spec.get_recipe, "imagenet-v1", **given))
+
+
+@pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize(
     "call",
     [
