@@ -19,7 +19,6 @@ import resnet_flax.blocks
 import resnet_flax.layers
 from parity.images import random_images
 from parity.judging import gates, tolerances
-from parity.judging.distance import deviation
 from parity.weights.twins import abstract_flax
 from resnet_spec import get_config
 from tests.support.networks import TINY, TINY_BOTTLENECK, flax_like, random_torch
@@ -421,26 +420,6 @@ def test_inputs_that_are_no_images_are_refused():
         parity.check(model, flax_like(model), np.zeros((3, 8, 8)))
     with pytest.raises(ValueError, match="no gate 'G7'"):
         parity.check(model, flax_like(model), np.zeros((1, 3, 8, 8)), gates=["G7"])
-
-
-def test_deviation_measures_norms_and_finds_the_worst_place():
-    reference = np.zeros((2, 3))
-    reference[1, 2] = 4.0
-    value = reference.copy()
-    value[0, 1] = 3.0
-    found = deviation(value, reference)
-    assert (found.l2, found.max, found.worst) == (0.75, 0.75, (0, 1))
-    assert (found.value, found.expected, found.finite) == (3.0, 0.0, True)
-
-
-def test_deviation_never_broadcasts():
-    with pytest.raises(ValueError, match="shapes differ"):
-        deviation(np.zeros((2, 1)), np.zeros(2))
-
-
-def test_deviation_from_zero_is_infinite_unless_there_is_none():
-    assert deviation(np.zeros(3), np.zeros(3)).l2 == 0
-    assert deviation(np.ones(3), np.zeros(3)).l2 == float("inf")
 
 
 def test_tolerances_are_of_the_order_of_what_is_measured(report: parity.Report):

@@ -77,6 +77,16 @@ TINY_BOTTLENECK = ResNetConfig(
     block="bottleneck", layers=(1, 2), widths=(8, 16), num_classes=7, groups=2
 )
 
+DROPPING = ResNetConfig(
+    block="basic",
+    layers=(1, 1, 2),
+    widths=(8, 8, 16),
+    num_classes=7,
+    drop_path_rate=0.5,
+    drop_block_rate=0.3,
+)
+"""Parts of it are dropped in training."""
+
 
 @st.composite
 def configs(draw: st.DrawFn) -> ResNetConfig:

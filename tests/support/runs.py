@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resnet_spec import TrainingRecipe, get_recipe
-from resnet_training import Data
+from resnet_training import BEST, LAST, Data
 from resnet_training.arrays import of_arrays
 from resnet_training.engine import Backend, Engine, State
 from resnet_training.engines import create_engine
 from resnet_training.initial import initial_state
 from resnet_training.loader import Loader
+from resnet_training.metrics import METRICS
 from resnet_training.plan import Plan
 
 SMALL: dict[str, Any] = {
@@ -90,3 +92,12 @@ def trained(
 def loader_of(engine: Engine, recipe: TrainingRecipe, data: Data) -> Loader:
     """Reads this process's part of each batch."""
     return Loader(data.train, recipe, rank=engine.rank, ranks=engine.ranks)
+
+
+FILES = (LAST, BEST, METRICS, "recipe.json", "class_indices.json")
+
+
+def same_files(found: Path, expected: Path) -> None:
+    """Refuses a run whose files are not, byte for byte, those of another."""
+    for name in FILES:
+        assert (found / name).read_bytes() == (expected / name).read_bytes(), name
