@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from glob import escape
 
@@ -23,7 +22,7 @@ def advice_on(strangers: Sequence[str], kept: Collection[str]) -> str:
 
 
 def _pattern(name: str, kept: Collection[str]) -> str:
-    ends = [match.start() for match in re.finditer(r"[./]", name)]
+    ends = [place for place, letter in enumerate(name) if letter in "./"]
     for end in (*ends, len(name)):
         if not any(other.startswith(name[:end]) for other in kept):
             return f"{escape(name[:end])}*"
